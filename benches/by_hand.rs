@@ -18,7 +18,7 @@ use bpfman_hook::grpc::wire::{
 use bpfman_hook::model::ids::Pid;
 use bpfman_hook::model::metrics_table;
 use bpfman_hook::model::metrics_table::{EventKind, Outcome, Phase, Stage, Worked};
-use bpfman_hook::model::record::OwnerRecord;
+use bpfman_hook::model::record::{Owner, OwnerRecord, ProgramState};
 use bpfman_hook::paths::Paths;
 use bpfman_hook::store::{Store, StoreError};
 use bpfman_hook::sys::clock;
@@ -84,9 +84,11 @@ fn records(root: &Path, count: &str, program: Option<&str>, inits: &[&str]) -> R
             for _ in 0..batch {
                 let no = txn.next_no()?;
                 let mut made = record(no.0);
-                made.init = turns.next().copied().or(made.init);
-                if program.is_some() {
-                    made.programs.iter_mut().for_each(|made| made.id = program);
+                if let (Owner::Container(container), Some(init)) = (&mut made.owner, turns.next()) {
+                    container.init = Some(*init);
+                }
+                if let Some(id) = program {
+                    made.programs.iter_mut().for_each(|made| made.state = ProgramState::Loaded(id));
                     made.links.clear();
                 }
                 txn.put(&made)?;
@@ -103,18 +105,18 @@ fn record(no: u64) -> OwnerRecord {
     let id = u32::try_from(no).unwrap_or(u32::MAX / 4) + 1_000_000_000;
     serde_json::from_value(serde_json::json!({
         "no": no, "phase": "ready", "created": 1_795_574_700, "changed": 1_795_574_701,
-        "owner": {"kind": "container", "id": format!("{no:064x}"), "bundle": format!("/run/containers/{no:064x}/bundle"), "runtime_user": 0},
+        "owner": {"kind": "container", "id": format!("{no:064x}"), "bundle": format!("/run/containers/{no:064x}/bundle"), "runtime_user": 0,
+            "engine": "podman", "workload": {"namespace": "shop", "pod": format!("front-{no}"), "container": "web"},
+            "init": {"pid": 5000, "start_time": 7}, "request": digest(1),
+            "cgroup": {"path": format!("/machine.slice/libpod-{no:064x}.scope"), "id": no},
+            "bpffs": {"path": "/sys/fs/bpf", "delegation": null}, "holds": []},
         "actor": {"process": {"pid": 4000, "start_time": 1}, "deadline": 99},
-        "init": {"pid": 5000, "start_time": 7}, "request": digest(1), "engine": "podman",
-        "workload": {"namespace": "shop", "pod": format!("front-{no}"), "container": "web"},
-        "cgroup": {"path": format!("/machine.slice/libpod-{no:064x}.scope"), "id": no},
-        "programs": [{"pin": "prog_0", "function": "count_packets", "kind": "xdp", "scope": "container", "image": 0, "id": id}],
-        "maps": [{"pin": "map_0", "name": "packets", "image": 0, "id": id, "shown": {"file_name": "packets", "access": "ro"}}],
-        "links": [{"pin": "link_0", "program": "prog_0", "at": {"type": "xdp", "iface": {"name": "eth0", "index": 2}, "mode": null}, "id": id}],
-        "bpffs": {"path": "/sys/fs/bpf", "delegation": null},
+        "programs": [{"pin": "prog_0", "function": "count_packets", "kind": "xdp", "scope": "container", "image": 0, "state": {"loaded": id}}],
+        "maps": [{"pin": "map_0", "name": "packets", "image": 0, "state": {"created": id}, "shown": {"file_name": "packets", "access": "ro"}}],
+        "links": [{"pin": "link_0", "program": "prog_0", "at": {"type": "xdp", "iface": {"name": "eth0", "index": 2}, "mode": null}, "state": {"attached": id}}],
         "images": [{"reference": "registry.example/acme/count:v1", "digest": digest(2), "object": digest(3), "rule": "acme",
             "verdict": {"verdict": "verified", "by": "/etc/bpfman-hook/keys/acme.pub", "layout": "simple-signing"}}],
-        "holds": [], "holders": [], "failure": null, "leftovers": [],
+        "failure": null, "leftovers": [],
     }))
     .expect("the form of a record")
 }

@@ -47,8 +47,8 @@ fn sources() -> Vec<Source> {
         }
     }
     assert!(found.len() > 10, "{}", found.len());
-    // A file that contains only tests is declared as `#[cfg(test)] mod tests;`.
-    found.retain(|source| source.path.file_stem().unwrap() != "tests");
+    // A file or folder that contains only tests is declared as `#[cfg(test)] mod tests;`.
+    found.retain(|source| source.path.iter().all(|part| part != "tests" && part != "tests.rs"));
     found
 }
 

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use bpfman_hook::model::annotations::Request;
 use bpfman_hook::model::attach_point::{CgroupAttach, ProgramKind};
 use bpfman_hook::model::bytecode::{Bytecode, ImageVerdict};
 use bpfman_hook::model::container::Container;
+use bpfman_hook::model::event::Event;
 use bpfman_hook::model::facts::NetnsFact;
 use bpfman_hook::model::ids::{Digest, Pid};
 use bpfman_hook::model::metrics_table::Remedy;
@@ -36,6 +38,7 @@ use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
 use bpfman_hook::model::registries::RegistryConfig;
 use bpfman_hook::model::state::OciState;
 use bpfman_hook::store::{Store, StoreError};
+use bpfman_hook::sys::export;
 use fake::{Effects, FakeHost, FakeKernel, Killed, Trouble, process};
 
 const BOOT: &str = "11111111-2222-3333-4444-555555555555";
@@ -243,8 +246,9 @@ fn a_stopped_container_leaves_nothing() {
     let record = &records[0];
     assert_eq!(record.phase, Phase::Ready);
     assert_eq!((record.programs.len(), record.links.len(), record.maps.len()), (2, 2, 1));
-    assert!(record.programs.iter().all(|p| p.id.is_some()) && record.links.iter().all(|l| l.id.is_some()));
-    assert!(record.bpffs.as_ref().is_some_and(|b| b.delegation.is_some()));
+    assert!(record.programs.iter().all(|p| p.id().is_some()) && record.links.iter().all(|l| l.id().is_some()));
+    let bpffs = record.owner.container().and_then(|container| container.bpffs.as_ref());
+    assert!(bpffs.is_some_and(|b| b.delegation.is_some()));
 
     host.end(INIT);
     assert!(matches!(stop(&world, &host, "web")[..], [Released::Gone]));
@@ -390,6 +394,35 @@ fn gc_finds_what_poststop_missed_and_pins_without_a_record() {
     assert!(world.residue("after gc").is_empty());
 }
 
+/// A process records its events in one directory, so this test runs in a process of its own.
+#[test]
+fn an_event_says_whether_gc_released_a_container() {
+    const EXPORT: &str = "LIFECYCLE_TEST_EXPORT";
+    if let Ok(directory) = std::env::var(EXPORT) {
+        export::install(directory.into());
+        let world = World::new();
+        let host = FakeHost::new(&world.effects, HOOK);
+        for (id, init) in [("web", 501), ("db", 502)] {
+            create(&world, &host, &container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[]), &policy("")).expect("start");
+        }
+        host.end(501);
+        host.end(502);
+        stop(&world, &host, "web");
+        gc(&world, &host, GcMode::Release);
+        return;
+    }
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let export = directory.path().join("export");
+    let mut process = Command::new(std::env::current_exe().expect("this test"));
+    process.args(["--exact", "an_event_says_whether_gc_released_a_container"]).env(EXPORT, &export).stdout(Stdio::null());
+    assert!(process.status().expect("this test").success());
+    let events = fs::read_to_string(export.join(export::EVENTS)).expect("events");
+    let events: Vec<Event> = events.lines().map(|line| serde_json::from_str(line).expect("an event")).collect();
+    let told: Vec<_> =
+        events.iter().map(|event| (event.what.as_str(), event.container.as_deref().unwrap_or_default())).collect();
+    assert_eq!(told, [("acquired", "web"), ("acquired", "db"), ("released", "web"), ("collected", "db")]);
+}
+
 #[test]
 fn a_running_container_keeps_its_programs_if_its_record_does_not_decode() {
     let world = World::new();
@@ -463,9 +496,9 @@ fn containers_of_a_pod_share_its_network_programs() {
     let member = |id: &str, init, programs: &str| container(id, &format!("/bundles/{id}"), init, programs, &[]);
     create(&world, &host, &member("a", 501, PROGRAMS), &policy("")).expect("first");
     create(&world, &host, &member("b", 502, PROGRAMS), &policy("")).expect("second joins");
-    let netns: Vec<_> = world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns { .. })).collect();
+    let netns: Vec<_> = world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns(_))).collect();
     assert_eq!(netns.len(), 1, "{netns:?}");
-    assert_eq!((netns[0].links.len(), netns[0].holders.len()), (1, 2));
+    assert_eq!((netns[0].links.len(), netns[0].owner.holders().len()), (1, 2));
 
     let error = create(&world, &host, &member("c", 503, "xdp:count iface=*"), &policy("")).map(|_| ());
     assert!(error.is_ok(), "another interface is free: {error:?}");
@@ -476,7 +509,7 @@ fn containers_of_a_pod_share_its_network_programs() {
         host.end(init);
         assert!(matches!(stop(&world, &host, id)[..], [Released::Gone]));
     }
-    let netns: Vec<_> = world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns { .. })).collect();
+    let netns: Vec<_> = world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns(_))).collect();
     assert_eq!(netns.len(), 1, "b still holds the pod's programs: {netns:?}");
     host.end(502);
     stop(&world, &host, "b");
@@ -492,9 +525,9 @@ fn containers_of_a_pod_see_the_maps_of_its_programs() {
     create(&world, &host, &member("a", 501, "packets:rw"), &policy("")).expect("first");
     create(&world, &host, &member("b", 502, "packets:rw"), &policy("")).expect("second joins");
     let records = world.records();
-    let pod = records.iter().find(|r| matches!(r.owner, Owner::Netns { .. })).expect("the pod's record");
-    let ids: Vec<_> = records.iter().flat_map(|r| &r.maps).map(|map| map.id.expect("an id")).collect();
-    assert_eq!(ids, [pod.maps[0].id.expect("an id"); 3], "one map: {records:#?}");
+    let pod = records.iter().find(|r| matches!(r.owner, Owner::Netns(_))).expect("the pod's record");
+    let ids: Vec<_> = records.iter().flat_map(|r| &r.maps).map(|map| map.id().expect("an id")).collect();
+    assert_eq!(ids, [pod.maps[0].id().expect("an id"); 3], "one map: {records:#?}");
 
     // A map that one container writes cannot be read-only for another one, in either order.
     let error = create(&world, &host, &member("c", 503, "packets:ro"), &policy("")).expect_err("a and b write it");
@@ -524,7 +557,7 @@ fn a_pods_programs_outlive_the_restart_of_its_containers() {
         world.effects.interfaces.set(true);
         *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None, pause: by_process.then(|| process(pause)) };
         let member = |id: &str, init, programs: &str| container(id, &format!("/bundles/{id}"), init, programs, &[]);
-        let netns = || -> Vec<_> { world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns { .. })).collect() };
+        let netns = || -> Vec<_> { world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns(_))).collect() };
 
         // A first start that fails leaves nothing in a pod that lives.
         world.effects.problem_at(8, Trouble::FailBefore);
@@ -537,7 +570,7 @@ fn a_pods_programs_outlive_the_restart_of_its_containers() {
         for (n, init) in [(1, 502), (2, 503)] {
             host.end(init - 1);
             stop(&world, &host, if n == 1 { "a" } else { "b" });
-            assert_eq!((netns().len(), netns()[0].holders.len()), (1, 0), "by_process {by_process}");
+            assert_eq!((netns().len(), netns()[0].owner.holders().len()), (1, 0), "by_process {by_process}");
             assert_eq!(gc(&world, &host, GcMode::Release), [""; 0], "the pod lives");
             create(&world, &host, &member("b", init, PROGRAMS), &policy("")).expect("restart");
             assert_eq!((netns().len(), netns()[0].no, &netns()[0].links), (1, before[0].no, &before[0].links));
@@ -586,7 +619,8 @@ fn a_missed_container_is_recorded_once_and_killed_if_the_policy_says_so() {
         token_of: None,
     };
     let deal = |missed: &Missed, remedy| lifecycle.missed(missed, remedy).expect("dealt with");
-    let reasons = || -> Vec<_> { world.records().into_iter().map(|r| (r.missed, r.failure.expect("a reason"))).collect() };
+    let reasons =
+        || -> Vec<_> { world.records().into_iter().map(|r| (r.owner.is_missed(), r.failure.expect("a reason"))).collect() };
 
     let web = missed("web", 601, "/pods/web");
     assert_eq!(deal(&web, OnMissed::Report), MissedOutcome::New(Remedy::Reported));
@@ -600,7 +634,7 @@ fn a_missed_container_is_recorded_once_and_killed_if_the_policy_says_so() {
     host.end(602);
     create(&world, &host, &container("web", "/bundles/web", 603, PROGRAMS, &[]), &policy("")).expect("start");
     assert_eq!(deal(&missed("web", 603, "/pods/web"), OnMissed::Kill), MissedOutcome::Well, "it has what it asked for");
-    assert!(!world.records()[0].missed);
+    assert!(!world.records()[0].owner.is_missed());
     host.end(603);
     stop(&world, &host, "web");
     assert_eq!(deal(&missed("web", 603, "/pods/web"), OnMissed::Kill), MissedOutcome::Well, "it has ended");
@@ -812,8 +846,8 @@ fn a_failing_creator_keeps_the_programs_of_members_that_joined() {
     create(&world, &host, &member("a", 501), &policy("")).expect_err("its own link fails");
     world.effects.calm();
     world.consistent("after the creator's failure");
-    let netns: Vec<_> = world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns { .. })).collect();
-    assert_eq!((netns.len(), netns[0].phase, netns[0].holders.len()), (1, Phase::Ready, 1));
+    let netns: Vec<_> = world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns(_))).collect();
+    assert_eq!((netns.len(), netns[0].phase, netns[0].owner.holders().len()), (1, Phase::Ready, 1));
     host.end(502);
     stop(&world, &host, "b");
     world.residue("after the last");

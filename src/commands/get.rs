@@ -12,8 +12,8 @@ use crate::lifecycle::health::remedy;
 use crate::lifecycle::manual::map_users;
 use crate::model::attach_point::{Order, ProgramKind, kernel_type_word};
 use crate::model::manual::KernelProgram;
-use crate::model::record::{LinkRecord, Owner, OwnerRecord};
-use crate::output::format::{ListFormat, id, json, owner_name, verdict, word};
+use crate::model::record::{HostOwner, LinkRecord, Owner, OwnerRecord};
+use crate::output::format::{ListFormat, id, json, verdict, word};
 use crate::output::table::printable;
 use crate::output::view;
 use crate::output::view::{LinkView, ProgramView};
@@ -138,7 +138,7 @@ pub fn program(
     fs: &Path,
     format: ListFormat,
 ) -> Option<String> {
-    let record = records.iter().find(|r| r.programs.iter().any(|p| p.id == Some(wanted)));
+    let record = records.iter().find(|r| r.programs.iter().any(|p| p.id() == Some(wanted)));
     let found = record.and_then(|r| view::programs(r).find(|p| p.id == Some(wanted)));
     let (Some(record), Some(found)) = (record, found) else {
         let other = OtherProgram::new(kernel?);
@@ -163,7 +163,7 @@ pub fn program(
         kernel,
         remedy: remedy(record, "unload", wanted),
     };
-    if let Owner::Host { loaded, .. } = &record.owner {
+    if let Owner::Host(HostOwner { loaded, .. }) = &record.owner {
         detail.metadata.clone_from(&loaded.metadata);
         detail.globals = loaded.globals.iter().map(|(name, bytes)| (name.clone(), hex::encode(bytes))).collect();
         detail.map_pin_path = directory.join(pins::NAMES);
@@ -172,7 +172,7 @@ pub fn program(
     Some(match format {
         ListFormat::Json => json(&detail),
         ListFormat::Quiet => format!("{wanted}\n"),
-        ListFormat::Table => program_text(&detail, &owner_name(records, detail.program.owner)),
+        ListFormat::Table => program_text(&detail, &record.owner.to_string()),
     })
 }
 
@@ -227,7 +227,7 @@ fn kernel_lines(text: &mut String, kernel: &KernelProgram) {
 
 /// The link with this id, and its owner.
 pub fn find_link(records: &[OwnerRecord], wanted: u32) -> Option<(&OwnerRecord, &LinkRecord)> {
-    records.iter().find_map(|record| Some((record, record.links.iter().find(|link| link.id == Some(wanted))?)))
+    records.iter().find_map(|record| Some((record, record.links.iter().find(|link| link.id() == Some(wanted))?)))
 }
 
 /// `get link ID`; None if no owner has it.
@@ -247,7 +247,7 @@ pub fn link(records: &[OwnerRecord], wanted: u32, kernel: Option<&LinkInfo>, for
     Some(match format {
         ListFormat::Json => json(&detail),
         ListFormat::Quiet => format!("{wanted}\n"),
-        ListFormat::Table => link_text(&detail, &owner_name(records, detail.link.owner)),
+        ListFormat::Table => link_text(&detail, &record.owner.to_string()),
     })
 }
 
@@ -316,10 +316,9 @@ mod tests {
             let record = json!({
                 "no": no, "owner": {"kind": "host", "application": "shop", "loaded": loaded}, "phase": "ready",
                 "actor": {"process": {"pid": 400, "start_time": 1}, "deadline": 9}, "created": 1700, "changed": 1700,
-                "init": null, "request": null, "engine": null, "workload": null, "cgroup": null,
-                "programs": [{"pin": "prog_1", "function": "count", "kind": "xdp", "scope": "host", "image": 0, "id": program}],
-                "maps": [], "bpffs": null, "holds": [], "holders": [], "failure": null, "leftovers": [],
-                "links": [{"pin": "link_1", "program": "prog_1", "id": 80 + no, "metadata": {"site": "b"},
+                "programs": [{"pin": "prog_1", "function": "count", "kind": "xdp", "scope": "host", "image": 0, "state": {"loaded": program}}],
+                "maps": [], "failure": null, "leftovers": [],
+                "links": [{"pin": "link_1", "program": "prog_1", "state": {"attached": 80 + no}, "metadata": {"site": "b"},
                     "at": {"type": "xdp", "iface": {"index": 2, "name": "eth0"}, "mode": null},
                     "order": {"priority": 55, "proceed_on": [2]}, "netns": {"cookie": 9, "path": "/run/netns/blue"}}],
                 "images": [{"reference": "file:/x.o", "digest": digest, "object": digest, "rule": "", "verdict": {"verdict": "unsigned"}}],

@@ -8,7 +8,6 @@ use serde::ser::{SerializeSeq as _, Serializer as _};
 
 use crate::commands::get::OtherProgram;
 use crate::lifecycle::health::{Health, OwnerProblem};
-use crate::lifecycle::reconcile::describe;
 use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord};
 use crate::output::Cut;
@@ -83,7 +82,7 @@ pub fn programs(
             let mut remedies = String::new();
             for seen in seen {
                 let seen = seen?;
-                let owner = describe(&seen.record.owner);
+                let owner = seen.record.owner.to_string();
                 for mut program in seen.programs() {
                     ask(&mut program)?;
                     table.row([id(program.id), name(&program), program.kind.to_string()].into_iter().chain(match stats {
@@ -146,7 +145,7 @@ pub fn links(seen: impl Iterator<Item = Result<SeenOwner, Cut>>, format: ListFor
             for seen in seen {
                 let seen = seen?;
                 for link in seen.programs().flat_map(|program| program.links) {
-                    table.row(link_cells(&link, describe(&seen.record.owner)));
+                    table.row(link_cells(&link, seen.record.owner.to_string()));
                 }
                 remedies.push_str(&seen.remedies());
             }
@@ -175,7 +174,7 @@ pub fn containers(
     format: ListFormat,
     out: &mut dyn Write,
 ) -> Result<(), Cut> {
-    let is_container = |seen: &SeenOwner| matches!(seen.record.owner, Owner::Container { .. });
+    let is_container = |seen: &SeenOwner| matches!(seen.record.owner, Owner::Container(_));
     match format {
         ListFormat::Json => {
             let mut json = serde_json::Serializer::pretty(&mut *out);
@@ -191,8 +190,8 @@ pub fn containers(
         }
         ListFormat::Quiet => {
             for seen in seen {
-                if let Owner::Container { id, .. } = &seen?.record.owner {
-                    writeln!(out, "{id}")?;
+                if let Owner::Container(container) = &seen?.record.owner {
+                    writeln!(out, "{}", container.id)?;
                 }
             }
         }
@@ -202,7 +201,7 @@ pub fn containers(
                 let seen = seen?;
                 if is_container(&seen) {
                     none = false;
-                    let held: Vec<SeenOwner> = seen.record.holds.iter().filter_map(|no| held(*no)).collect();
+                    let held: Vec<SeenOwner> = seen.record.owner.holds().iter().filter_map(|no| held(*no)).collect();
                     let pods: Vec<_> = held.iter().map(|seen| OwnerView::new(&seen.record, &seen.health)).collect();
                     let view = OwnerView::new(&seen.record, &seen.health);
                     out.write_all(tree(&view, pods.iter(), Detail::Brief).as_bytes())?;
@@ -347,37 +346,50 @@ pub(super) mod tests {
         let record = |more: Value| {
             let mut record = json!({
                 "no": 0, "owner": null, "phase": "ready", "actor": {"process": {"pid": 400, "start_time": 1}, "deadline": 9},
-                "created": 1700, "changed": 1700, "init": null, "request": null, "engine": "containerd", "workload": null,
-                "cgroup": null, "programs": [], "maps": [], "links": [], "bpffs": null, "images": [], "holds": [], "holders": [],
-                "failure": null, "leftovers": [],
+                "created": 1700, "changed": 1700, "programs": [], "maps": [], "links": [], "images": [], "failure": null,
+                "leftovers": [],
             });
             record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             serde_json::from_value(record).unwrap()
         };
-        let container = |id: &str| json!({"kind": "container", "id": id, "bundle": "/bundles/web", "runtime_user": 0});
+        let workload = |[namespace, pod, container]: [Option<&str>; 3]| json!({"namespace": namespace, "pod": pod, "container": container});
+        let unknown = || workload([None; 3]);
+        let container = |id: &str, more: Value| {
+            let mut container = json!({
+                "kind": "container", "id": id, "bundle": "/bundles/web", "runtime_user": 0, "engine": "containerd",
+                "workload": unknown(), "init": null, "request": null, "cgroup": null, "bpffs": null, "holds": [],
+            });
+            container.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            container
+        };
         vec![
             record(json!({
-                "no": 3, "owner": container("web"), "init": {"pid": 500, "start_time": 7}, "holds": [4],
-                "workload": {"namespace": "shop", "pod": "front", "container": "web"},
+                "no": 3,
+                "owner": container("web", json!({
+                    "init": {"pid": 500, "start_time": 7}, "holds": [4],
+                    "workload": workload([Some("shop"), Some("front"), Some("web")]),
+                    "bpffs": {"path": "/sys/fs/bpf", "delegation": null},
+                })),
                 "images": [image(json!({"verdict": "verified", "by": "/etc/k\u{1b}.pub", "layout": "bundle"}))],
-                "programs": [{"pin": "prog_0", "function": "out", "kind": "cgroup_skb", "scope": "container", "image": 0, "id": 71}],
-                "links": [{"pin": "link_0", "program": "prog_0", "at": {"type": "cgroup", "attach": "egress"}, "id": 81}],
+                "programs": [{"pin": "prog_0", "function": "out", "kind": "cgroup_skb", "scope": "container", "image": 0, "state": {"loaded": 71}}],
+                "links": [{"pin": "link_0", "program": "prog_0", "at": {"type": "cgroup", "attach": "egress"}, "state": {"attached": 81}}],
                 "maps": [
-                    {"pin": "map_0", "name": "packets", "image": 0, "id": 61, "shown": {"file_name": "pkts", "access": "ro"}},
-                    {"pin": "map_1", "name": "state", "image": 0, "id": 62, "shown": null},
+                    {"pin": "map_0", "name": "packets", "image": 0, "state": {"created": 61}, "shown": {"file_name": "pkts", "access": "ro"}},
+                    {"pin": "map_1", "name": "state", "image": 0, "state": {"created": 62}, "shown": null},
                 ],
-                "bpffs": {"path": "/sys/fs/bpf", "delegation": null},
                 "leftovers": ["remove the pin link_9"],
             })),
             record(json!({
-                "no": 4, "owner": {"kind": "netns", "cookie": 99, "sandbox": "box"}, "holders": [3],
+                "no": 4,
+                "owner": {"kind": "netns", "cookie": 99, "sandbox": "box", "engine": "containerd", "workload": unknown(),
+                    "request": digest(3), "holders": [3]},
                 "images": [image(json!({"verdict": "unsigned"}))],
-                "programs": [{"pin": "prog_0", "function": "count", "kind": "xdp", "scope": "container", "image": 0, "id": 72}],
-                "links": [{"pin": "link_0", "program": "prog_0", "id": 82,
+                "programs": [{"pin": "prog_0", "function": "count", "kind": "xdp", "scope": "container", "image": 0, "state": {"loaded": 72}}],
+                "links": [{"pin": "link_0", "program": "prog_0", "state": {"attached": 82},
                     "at": {"type": "xdp", "iface": {"index": 2, "name": "eth0"}, "mode": "skb"}}],
             })),
             record(json!({
-                "no": 9, "owner": container("bad"), "phase": "failed", "failure": "attach xdp\nto eth7: no such interface", "verifier_log": "R1 !read_ok",
+                "no": 9, "owner": container("bad", json!({})), "phase": "failed", "failure": "attach xdp\nto eth7: no such interface", "verifier_log": "R1 !read_ok",
             })),
         ]
     }

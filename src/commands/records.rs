@@ -64,7 +64,7 @@ pub fn list(paths: &Paths, what: ListCommand) -> Result<ExitCode, CommandError> 
             let seen = records.map(|record| {
                 let mut record = record?;
                 if args.selection.all {
-                    ours.borrow_mut().extend(record.programs.iter().filter_map(|program| program.id));
+                    ours.borrow_mut().extend(record.programs.iter().filter_map(|program| program.id()));
                 }
                 let health = store.map(|lifecycle| lifecycle.health_of_objects(&record)).unwrap_or_default();
                 select::programs(&mut record, &args.selection);
@@ -132,7 +132,7 @@ pub(super) fn programs(paths: &Paths, ids: &[u32], output: Output) -> Result<Str
     };
     let found: BTreeMap<OwnerNo, OwnerRecord> = read(paths, of_ids)?;
     let seen = found.into_values().map(|mut record| {
-        record.programs.retain(|program| program.id.is_some_and(|id| ids.contains(&id)));
+        record.programs.retain(|program| program.id().is_some_and(|id| ids.contains(&id)));
         Ok(SeenOwner { record, health: Health::default() })
     });
     let mut text = Vec::new();
@@ -200,7 +200,7 @@ fn with_id(lifecycle: &StoreView<'_>, prefix: &str) -> Result<Vec<SeenOwner>, Co
     };
     let numbers = lifecycle.store.read(|txn| txn.containers_with(prefix))?;
     let containers: Vec<_> = read(numbers.into_iter().collect()).collect::<Result<_, _>>()?;
-    let held = read(containers.iter().flat_map(|record| record.holds.iter().copied()).collect());
+    let held = read(containers.iter().flat_map(|record| record.owner.holds().iter().copied()).collect());
     let mut all = containers.iter().cloned().map(Ok).chain(held).collect::<Result<Vec<_>, _>>()?;
     all.sort_by_key(|record| record.no);
     Ok(all.into_iter().map(|record| SeenOwner { health: lifecycle.health(&record), record }).collect())

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cli::program::{Selection, Selectors};
-use crate::model::record::{LinkRecord, Owner, OwnerRecord, ProgramRecord};
+use crate::model::record::{HostOwner, LinkRecord, Owner, OwnerRecord, ProgramRecord};
 
 /// Keeps only the selected programs of a record.
 pub fn programs(record: &mut OwnerRecord, selection: &Selection) {
@@ -39,14 +39,14 @@ pub fn other(id: u32, kernel_type: u32, selectors: &Selectors) -> bool {
 }
 
 fn is_chosen(program: &ProgramRecord, selectors: &Selectors) -> bool {
-    (selectors.program_id.is_empty() || program.id.is_some_and(|id| selectors.program_id.contains(&id)))
+    (selectors.program_id.is_empty() || program.id().is_some_and(|id| selectors.program_id.contains(&id)))
         && selectors.program_type.is_none_or(|wanted| wanted.includes(program.kind))
 }
 
 fn of_application(record: &OwnerRecord, selectors: &Selectors) -> bool {
     let application = match &record.owner {
-        Owner::Host { application, .. } => application.as_ref(),
-        Owner::Container { .. } | Owner::Netns { .. } => None,
+        Owner::Host(HostOwner { application, .. }) => application.as_ref(),
+        Owner::Container(_) | Owner::Netns(_) => None,
     };
     selectors.application.is_none() || application == selectors.application.as_ref()
 }
@@ -54,8 +54,8 @@ fn of_application(record: &OwnerRecord, selectors: &Selectors) -> bool {
 /// The labels that a user gave to a load.
 fn labels(record: &OwnerRecord) -> BTreeMap<String, String> {
     match &record.owner {
-        Owner::Host { loaded, .. } => loaded.metadata.clone(),
-        Owner::Container { .. } | Owner::Netns { .. } => BTreeMap::new(),
+        Owner::Host(HostOwner { loaded, .. }) => loaded.metadata.clone(),
+        Owner::Container(_) | Owner::Netns(_) => BTreeMap::new(),
     }
 }
 

@@ -3,7 +3,6 @@
 use std::io;
 use std::path::Path;
 
-use crate::lifecycle::reconcile::describe;
 use crate::model::confinement::{Confinement, SecurityModule};
 use crate::model::record::{OwnerRecord, Phase};
 use crate::output::finding::{Finding, FindingStatus};
@@ -24,7 +23,8 @@ pub fn containers(
     may_create: impl Fn(&str, &Path) -> Option<bool>,
 ) -> Vec<Finding> {
     let decide = |record: &OwnerRecord| {
-        let (init, bpffs) = (record.init?, record.bpffs.as_ref()?);
+        let container = record.owner.container()?;
+        let (init, bpffs) = (container.init?, container.bpffs.as_ref()?);
         if record.phase != Phase::Ready || bpffs.delegation.is_none() || !lives(record) {
             return None;
         }
@@ -34,7 +34,7 @@ pub fn containers(
             SecurityModule::SeLinux => ("selinux", None),
         };
         let hindrance = confined.hinders(&bpffs.path, pins)?;
-        let detail = format!("{}: {}", describe(&record.owner), hindrance.problem);
+        let detail = format!("{}: {}", record.owner, hindrance.problem);
         Some(Finding::bad(check, FindingStatus::Warn, detail, hindrance.remedy))
     };
     records.iter().filter_map(decide).collect()
@@ -45,21 +45,14 @@ mod tests {
     use super::*;
     use crate::model::delegation::Delegation;
     use crate::model::ids::{OwnerNo, Pid, ProcessIdentity};
-    use crate::model::record::{Actor, BpffsRecord, Owner};
+    use crate::model::policy::Engine;
+    use crate::model::record::{Actor, BpffsRecord, ContainerOwner, Owner, Workload};
 
     fn owning(bpffs: BpffsRecord) -> OwnerRecord {
         let process = ProcessIdentity { pid: Pid::new(7).unwrap(), start_time: 9 };
-        OwnerRecord {
-            init: Some(process),
-            bpffs: Some(bpffs),
-            ..OwnerRecord::new(
-                OwnerNo(1),
-                Owner::Container { id: "web".parse().unwrap(), bundle: "/srv/web".into(), runtime_user: 0 },
-                Phase::Ready,
-                Actor { process, deadline: 0 },
-                0,
-            )
-        }
+        let web = ContainerOwner::new("web".parse().unwrap(), "/srv/web".into(), 0, Engine::Oci, Workload::default());
+        let owner = Owner::Container(ContainerOwner { init: Some(process), bpffs: Some(bpffs), ..web });
+        OwnerRecord::new(OwnerNo(1), owner, Phase::Ready, Actor { process, deadline: 0 }, 0)
     }
 
     #[test]

@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::lifecycle::health::Health;
-use crate::lifecycle::reconcile::describe;
 use crate::model::container::asks;
 use crate::model::ids::{OwnerNo, Pid};
-use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::model::record::{ContainerOwner, Owner, OwnerRecord, Phase};
 use crate::output::error::CommandError;
 use crate::output::finding::{Finding, FindingStatus};
 use crate::setup::hooks_dir::below;
@@ -110,8 +109,7 @@ pub fn without_record(
         Ok(containers) => containers,
         Err(err) => return vec![Finding::bad(check, FindingStatus::Unknown, err.to_string(), "run as root")],
     };
-    let known =
-        |id: &str| records.iter().any(|r| matches!(&r.owner, Owner::Container { id: known, .. } if known.as_str() == id));
+    let known = |id: &str| records.iter().any(|r| r.owner.container().is_some_and(|known| known.id.as_str() == id));
     let living: Vec<_> = containers.into_iter().filter(|container| alive(container.pid)).collect();
     let forgotten: Vec<_> = living.iter().filter(|container| container.asks && !known(&container.id)).collect();
     if forgotten.is_empty() {
@@ -171,7 +169,7 @@ pub fn stale(
             Phase::Failed => ("failed", DecidingProcess::None),
         };
         *count.entry(word).or_default() += 1;
-        let name = describe(&record.owner);
+        let name = &record.owner;
         let gc = "run `bpfman-hook gc`";
         match (process, alive(record, process)) {
             (DecidingProcess::None, _) | (_, Ok(true)) => {}
@@ -221,9 +219,10 @@ pub fn decides(record: &OwnerRecord, process: DecidingProcess) -> Result<bool, C
     let identity = match process {
         DecidingProcess::None => return Ok(true),
         DecidingProcess::Actor => record.actor.process,
-        DecidingProcess::Init => match record.init {
-            Some(init) => init,
-            None => return Ok(!matches!(record.owner, Owner::Netns { .. }) || !record.holders.is_empty()),
+        DecidingProcess::Init => match &record.owner {
+            Owner::Container(ContainerOwner { init: Some(init), .. }) => *init,
+            Owner::Container(_) | Owner::Host(_) => return Ok(true),
+            Owner::Netns(netns) => return Ok(!netns.holders.is_empty()),
         },
     };
     pid::require_initial_time_namespace()?;
@@ -234,7 +233,8 @@ pub fn decides(record: &OwnerRecord, process: DecidingProcess) -> Result<bool, C
 mod tests {
     use super::*;
     use crate::model::ids::{OwnerNo, ProcessIdentity};
-    use crate::model::record::Actor;
+    use crate::model::policy::Engine;
+    use crate::model::record::{Actor, Workload};
 
     fn write(root: &Path, path: &str, text: &str) {
         let path = below(root, Path::new(path));
@@ -244,16 +244,9 @@ mod tests {
 
     fn record(id: &str, phase: Phase) -> OwnerRecord {
         let process = ProcessIdentity { pid: Pid::new(7).unwrap(), start_time: 9 };
-        OwnerRecord {
-            init: Some(process),
-            ..OwnerRecord::new(
-                OwnerNo(1),
-                Owner::Container { id: id.parse().unwrap(), bundle: "/srv/web".into(), runtime_user: 0 },
-                phase,
-                Actor { process, deadline: 0 },
-                0,
-            )
-        }
+        let container = ContainerOwner::new(id.parse().unwrap(), "/srv/web".into(), 0, Engine::Oci, Workload::default());
+        let owner = Owner::Container(ContainerOwner { init: Some(process), ..container });
+        OwnerRecord::new(OwnerNo(1), owner, phase, Actor { process, deadline: 0 }, 0)
     }
 
     /// As runc 1.1.5 and crun 1.8.1 write them: the fields that are read and some that are not.

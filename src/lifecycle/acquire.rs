@@ -19,14 +19,15 @@ use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::config::Capability;
 use crate::model::container::Container;
 use crate::model::facts::{CgroupFact, Facts};
-use crate::model::ids::{ContainerId, Digest, OwnerNo, ProcessIdentity};
+use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
 use crate::model::metrics_table;
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan};
 use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
 use crate::model::reach::ReachGuard;
 use crate::model::record::{
-    BpffsRecord, CgroupRecord, Keeper, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap,
+    BpffsRecord, CgroupRecord, ContainerOwner, Keeper, LinkRecord, LinkState, MapRecord, MapState, Owner, OwnerRecord, Phase,
+    ProgramRecord, ProgramState, ShownMap,
 };
 use crate::model::reference::Reference;
 use crate::model::registries::RegistryConfig;
@@ -109,14 +110,18 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Err(cause) => return Err(self.refuse(container, cause)),
         };
 
-        let mut record = self.blank(container);
-        record.init = Some(self.host.identity(init));
-        record.request = Some(request);
+        let mut record = self.blank(Owner::Container(ContainerOwner {
+            init: Some(self.host.identity(init)),
+            request: Some(request),
+            cgroup: match &facts.cgroup {
+                Some(CgroupFact::Own { path, id }) => Some(CgroupRecord { path: path.clone(), id: *id }),
+                _ => None,
+            },
+            bpffs: (plan.bpffs.as_ref()).map(|bpffs| BpffsRecord { path: bpffs.path.clone(), delegation: bpffs.delegation }),
+            ..self.container_owner(container)
+        }));
         fill(&mut record, &plan.container);
         show_maps(&mut record, &plan);
-        if let Some(CgroupFact::Own { path, id }) = &facts.cgroup {
-            record.cgroup = Some(CgroupRecord { path: path.clone(), id: *id });
-        }
         let netns = match self.claim(&mut record, &plan, &facts, container) {
             Ok(netns) => netns,
             Err(cause) => return Err(self.refuse(container, cause)),
@@ -213,37 +218,33 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     fn clear_the_way(&self, container: &Container, init: ProcessIdentity, request: Digest) -> Result<Option<OwnerNo>, Cause> {
         let id = &container.id;
         for record in self.store.read::<_, StoreError>(|txn| txn.by_container(id))? {
-            match record.phase {
-                Phase::Failed => {
+            match (record.phase, &record.owner) {
+                (Phase::Failed, _) => {
                     self.store.write::<_, StoreError>(|txn| txn.delete(record.no))?;
                 }
-                Phase::Ready if record.init == Some(init) => {
-                    return if record.request == Some(request) {
-                        Ok(Some(record.no))
-                    } else {
-                        Err(Cause::OtherRequest { id: id.clone() })
-                    };
-                }
-                Phase::Ready => {
-                    let alive = match record.init {
-                        Some(init) => self.host.is_alive(&init)?,
-                        None => false,
-                    };
-                    if let (true, Owner::Container { bundle, .. }) = (alive, &record.owner) {
-                        return Err(Cause::IdTaken { id: id.clone(), bundle: bundle.clone() });
+                (Phase::Ready, Owner::Container(owner)) => {
+                    if owner.init == Some(init) {
+                        let same = owner.request == Some(request);
+                        return if same { Ok(Some(record.no)) } else { Err(Cause::OtherRequest { id: id.clone() }) };
                     }
-                    self.release_leftover(&record, id)?;
+                    if let Some(init) = owner.init
+                        && self.host.is_alive(&init)?
+                    {
+                        return Err(Cause::IdTaken { id: id.clone(), bundle: owner.bundle.clone() });
+                    }
+                    self.release_leftover(&record)?;
                 }
-                Phase::Pending | Phase::Releasing => self.release_leftover(&record, id)?,
+                _ => self.release_leftover(&record)?,
             }
         }
         Ok(None)
     }
 
-    fn release_leftover(&self, record: &OwnerRecord, id: &ContainerId) -> Result<(), Cause> {
+    fn release_leftover(&self, record: &OwnerRecord) -> Result<(), Cause> {
+        let busy = |pid| Cause::Busy { pid, what: record.owner.to_string() };
         match self.release(record)? {
-            Released::Changed => Err(Cause::Busy { pid: record.actor.process.pid, what: format!("container {id}") }),
-            Released::Busy(pid) | Released::Alive(pid) => Err(Cause::Busy { pid, what: format!("container {id}") }),
+            Released::Changed => Err(busy(record.actor.process.pid)),
+            Released::Busy(pid) | Released::Alive(pid) => Err(busy(pid)),
             Released::Partly(errors) => Err(Cause::Leftovers(errors)),
             Released::Unrecorded(error) => Err(error.into()),
             Released::Gone | Released::Absent | Released::Held(_) => Ok(()),
@@ -283,7 +284,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         for (planned, link) in plan.links.iter().zip(&mut record.links) {
             self.check_deadline()?;
             let attached = self.attach(&directory, planned, self.host.places(init))?;
-            link.id = attached.id;
+            link.state = LinkState::Attached(attached.id);
             link.runs_in(attached.mode);
         }
         Ok(())
@@ -301,19 +302,19 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             let ids = self.kernel.load(&directory, object)?;
             for (planned, id) in object.programs.iter().zip(ids.programs) {
                 if let Some(program) = record.programs.iter_mut().find(|p| p.pin == planned.pin) {
-                    program.id = Some(id);
+                    program.state = ProgramState::Loaded(id);
                 }
             }
             for (planned, id) in object.maps.iter().zip(ids.maps) {
                 if let Some(map) = record.maps.iter_mut().find(|m| m.pin == planned.pin) {
-                    map.id = Some(id);
+                    map.state = MapState::Created(id);
                 }
             }
         }
         Ok(())
     }
 
-    /// Transaction 2: sets the kernel ids and Ready, if this process still owns the record. From here on `keeper` keeps
+    /// Transaction 2: sets the objects' states and Ready, if this process still owns the record. From here on `keeper` keeps
     /// what the record holds of its pod; a start that fails earlier leaves nothing.
     pub(super) fn complete(&self, record: &mut OwnerRecord, keeper: Option<Keeper>) -> Result<(), Cause> {
         record.phase = Phase::Ready;
@@ -321,10 +322,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let mine = self.store.write::<_, StoreError>(|txn| match txn.get(record.no)? {
             Some(kept) if kept.phase == Phase::Pending && kept.actor == record.actor => {
                 txn.put(record)?;
-                for held in record.holds.iter().filter(|_| keeper.is_some()) {
-                    if let Some(mut netns) = txn.get(*held)?.filter(|netns| netns.keeper != keeper) {
+                for held in record.owner.holds().iter().filter(|_| keeper.is_some()) {
+                    let Some(mut pod) = txn.get(*held)? else { continue };
+                    if let Owner::Netns(netns) = &mut pod.owner
+                        && netns.keeper != keeper
+                    {
                         netns.keeper = keeper;
-                        txn.put(&netns)?;
+                        txn.put(&pod)?;
                     }
                 }
                 Ok(true)
@@ -344,18 +348,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         cause
     }
 
-    pub(super) fn blank(&self, container: &Container) -> OwnerRecord {
-        let owner = Owner::Container {
-            id: container.id.clone(),
-            bundle: container.bundle.clone(),
-            runtime_user: self.host.runtime_user(),
-        };
-        let (engine, workload) = (Some(container.engine), Some(container.workload.clone()));
-        OwnerRecord { engine, workload, ..self.blank_of(owner) }
+    /// A container as an owner that has nothing yet.
+    pub(super) fn container_owner(&self, container: &Container) -> ContainerOwner {
+        let (id, bundle) = (container.id.clone(), container.bundle.clone());
+        ContainerOwner::new(id, bundle, self.host.runtime_user(), container.engine, container.workload.clone())
     }
 
-    /// An empty Pending record of this owner, with this process as the actor.
-    pub(super) fn blank_of(&self, owner: Owner) -> OwnerRecord {
+    /// A Pending record of this owner without objects, with this process as the actor.
+    pub(super) fn blank(&self, owner: Owner) -> OwnerRecord {
         let now = self.host.now();
         OwnerRecord::new(OwnerNo(0), owner, Phase::Pending, self.actor(), now)
     }
@@ -400,7 +400,7 @@ pub(super) fn fill(record: &mut OwnerRecord, plan: &OwnerPlan) {
                 pin: map.pin.clone(),
                 name: map.name.clone(),
                 image,
-                id: None,
+                state: MapState::Creating,
                 shown: None,
                 frozen: map.freeze,
             });
@@ -413,7 +413,7 @@ pub(super) fn fill(record: &mut OwnerRecord, plan: &OwnerPlan) {
                 scope: object.scope,
                 target: program.target.clone(),
                 image,
-                id: None,
+                state: ProgramState::Loading,
             });
         }
     }
@@ -425,15 +425,13 @@ pub(super) fn fill(record: &mut OwnerRecord, plan: &OwnerPlan) {
             order: link.order.clone(),
             netns: link.netns.clone(),
             metadata: BTreeMap::new(),
-            id: None,
+            state: LinkState::Attaching,
         });
     }
 }
 
 fn show_maps(record: &mut OwnerRecord, plan: &Plan) {
-    let Some(bpffs) = &plan.bpffs else { return };
-    record.bpffs = Some(BpffsRecord { path: bpffs.path.clone(), delegation: bpffs.delegation });
-    for (pin, file_name, access) in &bpffs.maps {
+    for (pin, file_name, access) in plan.bpffs.iter().flat_map(|bpffs| &bpffs.maps) {
         if let Some(map) = record.maps.iter_mut().find(|m| m.pin == *pin) {
             map.shown = Some(ShownMap { file_name: file_name.clone(), access: *access });
         }

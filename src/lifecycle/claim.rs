@@ -17,7 +17,7 @@ use crate::model::container::Container;
 use crate::model::facts::{Facts, NetnsFact};
 use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
 use crate::model::plan::{OwnerPlan, Plan};
-use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::model::record::{NetnsOwner, Owner, OwnerRecord, Phase};
 use crate::store::{StoreError, WriteTxn};
 
 /// How long a start waits for another container of its pod to attach the pod's programs.
@@ -100,29 +100,29 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         container: &Container,
     ) -> Result<Claim, StoreError> {
         for other in txn.by_container(&container.id)? {
-            let id = container.id.clone();
-            match (other.phase, other.owner) {
+            match (other.phase, &other.owner) {
                 // Another start with this id was refused while this plan was made; its record has no objects
                 // that could conflict.
                 (Phase::Failed, _) => _ = txn.delete(other.no)?,
-                (Phase::Ready, Owner::Container { bundle, .. }) => {
+                (Phase::Ready, Owner::Container(owner)) => {
+                    let (id, bundle) = (owner.id.clone(), owner.bundle.clone());
                     return Ok(Claim::Refused(Cause::IdTaken { id, bundle }));
                 }
                 _ => {
-                    let what = format!("container {id}");
+                    let what = other.owner.to_string();
                     return Ok(Claim::Refused(Cause::Busy { pid: other.actor.process.pid, what }));
                 }
             }
         }
         record.no = self.free_number(txn)?;
-        record.holds.clear();
         let Some(wanted) = &plan.netns else {
             txn.put(record)?;
             return Ok(Claim::Granted(None));
         };
         let signature = plan_digest(wanted);
         for mut other in txn.by_netns(facts.netns_cookie)? {
-            let same = other.request == Some(signature);
+            let Owner::Netns(netns) = &other.owner else { continue };
+            let same = netns.request == signature;
             let taken = common_xdp(wanted, &other).filter(|_| !same);
             if (same || taken.is_some()) && other.phase != Phase::Ready {
                 return Ok(Claim::Wait { process: other.actor.process, no: other.no });
@@ -131,24 +131,21 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 if let Some(refused) = pod_maps::join(txn, record, plan, &mut other)? {
                     return Ok(Claim::Refused(refused));
                 }
-                other.holders.push(record.no);
-                record.holds.push(other.no);
+                hold(record, &mut other);
                 txn.put(&other)?;
                 txn.put(record)?;
                 return Ok(Claim::Granted(None));
             }
-            let mut holders = other.holders.iter();
+            let mut holders = netns.holders.iter();
             let held = holders.try_fold(false, |held, holder| Ok::<_, StoreError>(held || txn.has(*holder)?))?;
             if !held && (taken.is_some() || same_images(wanted, &other)) {
                 return Ok(Claim::Outdated(Box::new(other)));
             }
             if let Some(iface) = taken {
                 let (mut by, mut holders) = (Vec::new(), Vec::new());
-                for holder in &other.holders {
+                for holder in &netns.holders {
                     if let Some(record) = txn.get(*holder)? {
-                        if let Owner::Container { id, .. } = &record.owner {
-                            holders.push(id.to_string());
-                        }
+                        holders.extend(record.owner.container().map(|container| container.id.to_string()));
                         by.push(record);
                     }
                 }
@@ -157,17 +154,21 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 return Ok(Claim::Taken { cause, by });
             }
         }
-        let mut netns = self.blank(container);
+        let mut netns = self.blank(Owner::Netns(NetnsOwner {
+            cookie: facts.netns_cookie,
+            sandbox: match &facts.netns {
+                NetnsFact::Sandbox { sandbox, .. } => sandbox.clone(),
+                _ => None,
+            },
+            engine: container.engine,
+            workload: container.workload.clone(),
+            request: signature,
+            holders: Vec::new(),
+            keeper: None,
+        }));
         netns.no = self.free_number(txn)?;
-        let sandbox = match &facts.netns {
-            NetnsFact::Sandbox { sandbox, .. } => sandbox.clone(),
-            _ => None,
-        };
-        netns.owner = Owner::Netns { cookie: facts.netns_cookie, sandbox };
-        netns.request = Some(signature);
-        netns.holders.push(record.no);
         fill(&mut netns, wanted);
-        record.holds.push(netns.no);
+        hold(record, &mut netns);
         txn.put(&netns)?;
         txn.put(record)?;
         Ok(Claim::Granted(Some(Box::new(netns))))
@@ -193,6 +194,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 return Ok(no);
             }
         }
+    }
+}
+
+/// Records in both that the container keeps the network namespace's programs alive.
+fn hold(container: &mut OwnerRecord, pod: &mut OwnerRecord) {
+    if let (Owner::Container(holder), Owner::Netns(held)) = (&mut container.owner, &mut pod.owner) {
+        holder.holds.push(pod.no);
+        held.holders.push(container.no);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::lifecycle::error::reason;
 use crate::lifecycle::host::Host;
 use crate::model::container::Container;
 use crate::model::missed::RefusedContainer;
-use crate::model::record::{Owner, OwnerRecord, Phase, Workload};
+use crate::model::record::{ContainerOwner, Owner, OwnerRecord, Phase, Workload};
 use crate::store::{StoreError, WriteTxn};
 use crate::sys::error::chain;
 
@@ -15,29 +15,24 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Records why a container did not get what it requested. A store error is only logged: the caller reports the
     /// reason itself.
     pub fn record_refusal(&self, container: &Container, sentence: &str) {
-        self.record_failure(self.blank(container), sentence);
+        self.record_failure(self.container_owner(container), sentence);
     }
 
     /// The same for a container that the NRI plugin refused, of which only the runtime's description is known.
     pub fn record_refused(&self, refused: &RefusedContainer) {
-        let facts = &refused.facts;
-        let owner = Owner::Container { id: refused.id.clone(), bundle: Default::default(), runtime_user: facts.runtime_user };
-        let workload =
-            Workload { namespace: facts.namespace.clone(), pod: facts.pod.clone(), container: facts.container.clone() };
-        let failed = OwnerRecord { engine: Some(facts.engine), workload: Some(workload), ..self.blank_of(owner) };
-        self.record_failure(failed, &refused.sentence);
+        self.record_failure(ContainerOwner::of_facts(refused.id.clone(), &refused.facts), &refused.sentence);
     }
 
-    fn record_failure(&self, mut failed: OwnerRecord, sentence: &str) {
-        failed.phase = Phase::Failed;
-        failed.failure = Some(reason(sentence));
+    fn record_failure(&self, container: ContainerOwner, sentence: &str) {
+        let blank = self.blank(Owner::Container(container));
+        let mut failed = OwnerRecord { phase: Phase::Failed, failure: Some(reason(sentence)), ..blank };
         let written = self.store.write::<_, StoreError>(|txn| {
             forget_former(txn, &failed)?;
             failed.no = txn.next_no()?;
             txn.put(&failed)
         });
         if let Err(error) = written {
-            tracing::warn!(owner = ?failed.owner, error = %chain(&error), "cannot record a refusal");
+            tracing::warn!(owner = %failed.owner, error = %chain(&error), "cannot record a refusal");
         }
     }
 }
@@ -49,14 +44,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 /// # Errors
 /// If the store cannot be read or written.
 pub(super) fn forget_former(txn: &mut WriteTxn<'_>, failed: &OwnerRecord) -> Result<(), StoreError> {
-    let Owner::Container { id, .. } = &failed.owner else { return Ok(()) };
-    for record in txn.by_container(id)? {
+    let Owner::Container(container) = &failed.owner else { return Ok(()) };
+    for record in txn.by_container(&container.id)? {
         if record.phase == Phase::Failed && record.no != failed.no {
             txn.delete(record.no)?;
         }
     }
     let named = |workload: &Workload| workload.namespace.is_some() && workload.pod.is_some() && workload.container.is_some();
-    if !failed.workload.as_ref().is_some_and(named) {
+    if !named(&container.workload) {
         return Ok(());
     }
     // The latest first: there is at most one, and it is usually recent.
@@ -65,7 +60,7 @@ pub(super) fn forget_former(txn: &mut WriteTxn<'_>, failed: &OwnerRecord) -> Res
     for no in numbers.into_iter().filter(|no| *no != failed.no) {
         // gc handles records that do not decode.
         let Ok(Some(record)) = txn.get(no) else { continue };
-        if record.workload == failed.workload && record.engine == failed.engine && !record.missed {
+        if record.owner.workload() == failed.owner.workload() && !record.owner.is_missed() {
             txn.delete(no)?;
             break;
         }

@@ -10,9 +10,8 @@ use crate::kernel::Kernel;
 use crate::kernel::inspect::{self, LinkInfo};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::host::Host;
-use crate::lifecycle::reconcile::describe;
 use crate::model::ids::OwnerNo;
-use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
 
 /// What happened to a program or link of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -81,12 +80,12 @@ impl Health {
     ) -> Self {
         let mut health = Self::default();
         for record in records.iter().filter(|record| record.phase == Phase::Ready) {
-            for id in record.programs.iter().filter_map(|program| program.id) {
+            for id in record.programs.iter().filter_map(ProgramRecord::id) {
                 if let Ok(false) = program(id) {
                     health.programs.insert(id, LostObject::Removed);
                 }
             }
-            for id in record.links.iter().filter_map(|link| link.id).filter(|id| *id < inspect::FILTERS) {
+            for id in record.links.iter().filter_map(LinkRecord::id).filter(|id| *id < inspect::FILTERS) {
                 if let Ok(answer) = link(id)
                     && let Some(loss) = LostObject::of_link(answer.as_ref())
                 {
@@ -109,13 +108,13 @@ impl Health {
         for record in records.iter().filter(|record| !self.dead.contains_key(&record.no)) {
             let mut told = Vec::new();
             for program in &record.programs {
-                if let Some((id, loss)) = program.id.and_then(|id| Some((id, self.programs.get(&id)?))) {
+                if let Some((id, loss)) = program.id().and_then(|id| Some((id, self.programs.get(&id)?))) {
                     told.push(&program.pin);
                     problems.push(problem(record, format!("program {id} ({})", program.function), *loss, "unload", id));
                 }
             }
             for link in record.links.iter().filter(|link| !told.contains(&&link.program)) {
-                if let Some((id, loss)) = link.id.and_then(|id| Some((id, self.links.get(&id)?))) {
+                if let Some((id, loss)) = link.id().and_then(|id| Some((id, self.links.get(&id)?))) {
                     problems.push(problem(record, format!("link {id} on {}", link.at), *loss, "detach", id));
                 }
             }
@@ -125,16 +124,16 @@ impl Health {
 }
 
 fn problem(record: &OwnerRecord, object: String, loss: LostObject, command: &str, id: u32) -> OwnerProblem {
-    let what = format!("{object} of {}", describe(&record.owner));
+    let what = format!("{object} of {}", record.owner);
     OwnerProblem { no: record.no, what, why: loss.words(), remedy: remedy(record, command, id) }
 }
 
 /// What to do about this owner's lost object; `command` removes an object that was made without a container.
 pub fn remedy(record: &OwnerRecord, command: &str, id: u32) -> String {
     match &record.owner {
-        Owner::Container { .. } => "start the container again".to_owned(),
-        Owner::Netns { .. } => "start the pod again".to_owned(),
-        Owner::Host { .. } => format!("remove it with `bpfman-hook {command} {id}`"),
+        Owner::Container(_) => "start the container again".to_owned(),
+        Owner::Netns(_) => "start the pod again".to_owned(),
+        Owner::Host(_) => format!("remove it with `bpfman-hook {command} {id}`"),
     }
 }
 
@@ -169,8 +168,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 mod tests {
     use super::*;
     use crate::model::attach_point::{AttachPoint, Interface, ProgramKind, Scope};
-    use crate::model::ids::{Pid, PinName, ProcessIdentity};
-    use crate::model::record::{Actor, LinkRecord, ProgramRecord};
+    use crate::model::ids::{Digest, Pid, PinName, ProcessIdentity};
+    use crate::model::manual::LoadMetadata;
+    use crate::model::policy::Engine;
+    use crate::model::record::{Actor, ContainerOwner, HostOwner, LinkState, NetnsOwner, ProgramState, Workload};
 
     fn record(no: u64, owner: Owner, phase: Phase) -> OwnerRecord {
         let process = ProcessIdentity { pid: Pid::new(7).unwrap(), start_time: 1 };
@@ -183,7 +184,7 @@ mod tests {
                 scope: Scope::Container,
                 target: None,
                 image: 0,
-                id: Some(id),
+                state: ProgramState::Loaded(id),
             }],
             links: vec![LinkRecord {
                 pin: PinName::link(1),
@@ -192,7 +193,7 @@ mod tests {
                 order: None,
                 netns: None,
                 metadata: BTreeMap::new(),
-                id: Some(id + 1),
+                state: LinkState::Attached(Some(id + 1)),
             }],
             ..OwnerRecord::new(OwnerNo(no), owner, phase, Actor { process, deadline: 0 }, 0)
         }
@@ -200,9 +201,18 @@ mod tests {
 
     #[test]
     fn the_remedy_for_a_lost_object_depends_on_its_owner() {
-        let container = Owner::Container { id: "web".parse().unwrap(), bundle: "/b".into(), runtime_user: 0 };
-        let pod = Owner::Netns { cookie: 9, sandbox: None };
-        let host = || Owner::Host { application: None, loaded: Box::default() };
+        let web = ContainerOwner::new("web".parse().unwrap(), "/b".into(), 0, Engine::Podman, Workload::default());
+        let container = Owner::Container(web);
+        let pod = Owner::Netns(NetnsOwner {
+            cookie: 9,
+            sandbox: None,
+            engine: Engine::Podman,
+            workload: Workload::default(),
+            request: Digest::from_bytes([1; 32]),
+            holders: Vec::new(),
+            keeper: None,
+        });
+        let host = || Owner::Host(HostOwner { application: None, loaded: LoadMetadata::default() });
         let records = [
             record(1, container.clone(), Phase::Ready),
             record(2, pod, Phase::Ready),

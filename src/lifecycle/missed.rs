@@ -9,7 +9,7 @@ use crate::model::metrics_table;
 use crate::model::metrics_table::Remedy;
 use crate::model::missed::Missed;
 use crate::model::policy::OnMissed;
-use crate::model::record::{Owner, OwnerRecord, Phase, Workload};
+use crate::model::record::{ContainerOwner, Owner, OwnerRecord, Phase};
 use crate::store::StoreError;
 use crate::sys::error::chain;
 use crate::sys::export;
@@ -41,7 +41,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let records = self.store.read::<_, StoreError>(|txn| txn.by_container(&missed.id))?;
         // If one of our hooks runs or ran for this very process, the runtime's description was incomplete.
         for record in records.iter().filter(|record| record.phase != Phase::Failed) {
-            if record.init == Some(init) || self.host.is_alive(&record.actor.process)? && record.phase == Phase::Pending {
+            if record.owner.init() == Some(init) || self.host.is_alive(&record.actor.process)? && record.phase == Phase::Pending
+            {
                 return Ok(MissedOutcome::Well);
             }
         }
@@ -52,7 +53,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 "{engine} started it without bpfman-hook, so that its capabilities were not checked, in a pod that has a BPF token"
             ),
         };
-        let known = records.iter().find(|record| record.missed && record.init == Some(init));
+        let known = records.iter().find(|record| record.owner.is_missed() && record.owner.init() == Some(init));
         let (mut record, outcome) = match known {
             Some(record) => (record.clone(), MissedOutcome::Known),
             None => {
@@ -66,7 +67,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let (done, remedy) = match self.host.kill(&process, &missed.id, &missed.cgroups_path) {
             Ok(()) => {
                 // The record that remains answers why the container ended.
-                record.missed = false;
+                if let Owner::Container(container) = &mut record.owner {
+                    container.missed = false;
+                }
                 (format!("{said}; its init was killed, as the policy demands"), Remedy::Killed)
             }
             // Reported once.
@@ -84,21 +87,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     /// Writes the record and replaces older failures of the same id.
     fn record_missed(&self, missed: &Missed, init: ProcessIdentity, failure: String) -> Result<OwnerRecord, Cause> {
-        let facts = &missed.facts;
-        let owner = Owner::Container { id: missed.id.clone(), bundle: Default::default(), runtime_user: facts.runtime_user };
-        let mut record = OwnerRecord {
-            phase: Phase::Failed,
-            init: Some(init),
-            engine: Some(facts.engine),
-            workload: Some(Workload {
-                namespace: facts.namespace.clone(),
-                pod: facts.pod.clone(),
-                container: facts.container.clone(),
-            }),
-            failure: Some(failure),
-            missed: true,
-            ..self.blank_of(owner)
-        };
+        let container = ContainerOwner::of_facts(missed.id.clone(), &missed.facts);
+        let owner = Owner::Container(ContainerOwner { init: Some(init), missed: true, ..container });
+        let mut record = OwnerRecord { phase: Phase::Failed, failure: Some(failure), ..self.blank(owner) };
         self.store.write::<_, StoreError>(|txn| {
             let failed: Vec<OwnerNo> = txn
                 .by_container(&missed.id)?

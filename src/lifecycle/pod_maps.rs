@@ -20,8 +20,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         if !plan.objects.iter().flat_map(|object| &object.maps).any(|map| map.from_pod) {
             return Ok(Cow::Borrowed(plan));
         }
-        let pods: Vec<OwnerRecord> =
-            self.store.read::<_, StoreError>(|txn| record.holds.iter().filter_map(|no| txn.get(*no).transpose()).collect())?;
+        let pods: Vec<OwnerRecord> = self
+            .store
+            .read::<_, StoreError>(|txn| record.owner.holds().iter().filter_map(|no| txn.get(*no).transpose()).collect())?;
         let mut plan = plan.clone();
         for object in &mut plan.objects {
             let image = &object.image.reference;
@@ -52,7 +53,7 @@ pub(super) fn join(
         for map in object.maps.iter().filter(|map| map.from_pod) {
             let shown = record.maps.iter().find(|known| known.pin == map.pin).and_then(|known| known.shown.as_ref());
             let Some(asked) = shown.map(|shown| shown.access) else { continue };
-            for holder in &pod.holders {
+            for holder in pod.owner.holders() {
                 let Some(holder) = txn.get(*holder)? else { continue };
                 let held = map_of(&holder, image, &map.name).and_then(|known| known.shown.as_ref());
                 if let Some(held) = held.map(|shown| shown.access).filter(|held| *held != asked) {
@@ -75,8 +76,8 @@ pub(super) fn join(
 
 fn refusal(map: &str, asked: MapAccess, holder: &OwnerRecord, held: MapAccess) -> Cause {
     let holder = match &holder.owner {
-        Owner::Container { id, .. } => id.to_string(),
-        Owner::Netns { .. } | Owner::Host { .. } => "(removed since)".to_owned(),
+        Owner::Container(container) => container.id.to_string(),
+        Owner::Netns(_) | Owner::Host(_) => "(removed since)".to_owned(),
     };
     Cause::SharedMapAccess { map: map.to_owned(), asked: word(asked), holder, held: word(held) }
 }

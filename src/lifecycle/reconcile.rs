@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use crate::kernel::Kernel;
 use crate::lifecycle::host::Host;
-use crate::lifecycle::manual::unfinished;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
+use crate::model::event::ReleasedBy;
 use crate::model::ids::OwnerNo;
 use crate::model::metrics_table;
 use crate::model::metrics_table::Collected;
@@ -99,7 +99,6 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let mut directories = self.kernel.directories(self.fs)?;
         let export = export::here().filter(|_| mode == GcMode::Release);
         let mut owner_files: Vec<_> = export.map(Export::owner_files).unwrap_or_default().into_iter().map(OwnerNo).collect();
-        let _collecting = export::Collecting::begin();
         let (mut findings, mut damaged, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
         self.store.with_records(|records| {
             for record in records {
@@ -156,7 +155,6 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// # Errors
     /// Like [`collect`](Self::collect).
     pub fn collect_in_passing(&self) -> Result<Vec<GcFinding>, Cause> {
-        let _collecting = export::Collecting::begin();
         let mut findings = Vec::new();
         for record in self.sample()? {
             findings.extend(self.release_or_report(&record, GcMode::Release)?);
@@ -190,12 +188,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     /// Why an owner is dead; None if it is alive.
     pub fn is_dead(&self, record: &OwnerRecord) -> Result<Option<String>, Cause> {
-        match record.phase {
-            Phase::Failed => match record.init.filter(|_| record.missed) {
+        match (record.phase, &record.owner) {
+            (Phase::Failed, owner) => match owner.init().filter(|_| owner.is_missed()) {
                 Some(init) if !self.host.is_alive(&init)? => Ok(Some(format!("its init, process {}, is gone", init.pid))),
                 _ => Ok(None),
             },
-            Phase::Pending | Phase::Releasing => {
+            (Phase::Pending | Phase::Releasing, _) => {
                 let pid = record.actor.process.pid;
                 if record.actor.process == self.host.me() || self.host.is_alive(&record.actor.process)? {
                     return Ok(None);
@@ -203,24 +201,22 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 let doing = if record.phase == Phase::Pending { "loading" } else { "releasing" };
                 Ok(Some(format!("process {pid} died while {doing} it")))
             }
-            Phase::Ready => match &record.owner {
-                Owner::Container { .. } => match record.init {
-                    Some(init) if self.host.is_alive(&init)? => Ok(None),
-                    Some(init) => Ok(Some(format!("its init, process {}, is gone", init.pid))),
-                    None => Ok(Some("it has no init".to_owned())),
-                },
-                Owner::Netns { .. } => {
-                    let held = self.store.read::<_, StoreError>(|txn| {
-                        record.holders.iter().try_fold(false, |held, holder| Ok(held || txn.has(*holder)?))
-                    })?;
-                    Ok(match record.keeper {
-                        _ if held || self.is_kept(record) => None,
-                        None => Some("no container holds it".to_owned()),
-                        Some(_) => Some("its pod is gone".to_owned()),
-                    })
-                }
-                Owner::Host { .. } => Ok(None),
+            (Phase::Ready, Owner::Container(container)) => match container.init {
+                Some(init) if self.host.is_alive(&init)? => Ok(None),
+                Some(init) => Ok(Some(format!("its init, process {}, is gone", init.pid))),
+                None => Ok(Some("it has no init".to_owned())),
             },
+            (Phase::Ready, Owner::Netns(netns)) => {
+                let held = self.store.read::<_, StoreError>(|txn| {
+                    netns.holders.iter().try_fold(false, |held, holder| Ok(held || txn.has(*holder)?))
+                })?;
+                Ok(match netns.keeper {
+                    _ if held || self.is_kept(record) => None,
+                    None => Some("no container holds it".to_owned()),
+                    Some(_) => Some("its pod is gone".to_owned()),
+                })
+            }
+            (Phase::Ready, Owner::Host(_)) => Ok(None),
         }
     }
 
@@ -229,7 +225,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         match self.decide(record, mode) {
             Err(error @ (Cause::Host(_) | Cause::Store(StoreError::Record { .. }))) => Ok(Some(GcFinding {
                 no: record.no,
-                what: describe(&record.owner),
+                what: record.owner.to_string(),
                 why: format!("cannot determine whether it is alive: {}", chain(&error)),
                 result: GcResult::Failed("left".to_owned()),
             })),
@@ -242,28 +238,27 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let Some(why) = self.is_dead(record)? else { return self.release_unfinished(record, mode) };
         let result = match mode {
             GcMode::Tell => GcResult::Planned("released"),
-            GcMode::Release => outcome(self.release(record)?),
+            GcMode::Release => outcome(self.release_by(record, ReleasedBy::Gc)?),
         };
-        Ok(Some(GcFinding { no: record.no, what: describe(&record.owner), why, result }))
+        Ok(Some(GcFinding { no: record.no, what: record.owner.to_string(), why, result }))
     }
 
-    /// Removes the link or program of a manual load that a process was working on when it died.
+    /// Removes the links and programs of a manual load that a process was working on when it died.
     fn release_unfinished(&self, record: &OwnerRecord, mode: GcMode) -> Result<Option<GcFinding>, Cause> {
-        let manual = record.phase == Phase::Ready && matches!(record.owner, Owner::Host { .. }) && unfinished(record);
         let worker = record.actor.process;
-        if !manual || worker == self.host.me() || self.host.is_alive(&worker)? {
+        if !record.has_unfinished() || worker == self.host.me() || self.host.is_alive(&worker)? {
             return Ok(None);
         }
         let result = match mode {
             GcMode::Tell => GcResult::Planned("removed"),
-            GcMode::Release => match self.drop_unfinished(record) {
+            GcMode::Release => match self.remove_unfinished(record) {
                 Ok(true) => GcResult::Done("removed"),
                 Ok(false) => GcResult::Left("it has changed in the meantime".to_owned()),
                 Err(error @ Cause::Kernel(_)) => GcResult::Failed(format!("left: {}", chain(&error))),
                 Err(error) => return Err(error),
             },
         };
-        let what = format!("an unfinished link or program of {}", describe(&record.owner));
+        let what = format!("an unfinished link or program of {}", record.owner);
         let why = format!("process {} died while working on it", worker.pid);
         Ok(Some(GcFinding { no: record.no, what, why, result }))
     }
@@ -275,7 +270,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
         let mut holders = BTreeMap::new();
         for record in self.store.records().filter_map(Result::ok) {
-            holders.extend(record.holds.iter().map(|held| (*held, record.no)));
+            holders.extend(record.owner.holds().iter().map(|held| (*held, record.no)));
         }
         // What an undecodable record holds is unknown, as after a change of the schema.
         let mut may_hold = None;
@@ -299,13 +294,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             let result = match (lives, mode) {
                 (Some(why), _) => GcResult::Left(why),
                 (None, GcMode::Tell) => GcResult::Planned("released"),
-                (None, GcMode::Release) => outcome(self.discard(*no)?),
+                (None, GcMode::Release) => outcome(self.discard(*no, ReleasedBy::Gc)?),
             };
             findings.push(GcFinding { no: *no, what: format!("record {no}"), why: chain(&error), result });
         }
         // Namespaces that only these records held are released with them.
         let told: BTreeSet<_> = findings.iter().map(|finding| finding.no).collect();
-        let held = |record: &OwnerRecord| matches!(record.owner, Owner::Netns { .. }) && !told.contains(&record.no);
+        let held = |record: &OwnerRecord| matches!(record.owner, Owner::Netns(_)) && !told.contains(&record.no);
         for record in self.store.records().filter_map(Result::ok).filter(held) {
             findings.extend(self.release_or_report(&record, mode)?);
         }
@@ -348,16 +343,5 @@ fn count(findings: &[GcFinding]) {
             GcResult::Left(_) | GcResult::Failed(_) => Collected::Left,
         };
         export::count(metrics_table::gc(result), 1);
-    }
-}
-
-/// An owner's name in messages.
-pub fn describe(owner: &Owner) -> String {
-    match owner {
-        Owner::Container { id, .. } => format!("container {id}"),
-        Owner::Netns { cookie, sandbox: Some(sandbox) } => format!("network namespace {cookie} of sandbox {sandbox}"),
-        Owner::Netns { cookie, sandbox: None } => format!("network namespace {cookie}"),
-        Owner::Host { application: Some(application), .. } => format!("application {application}"),
-        Owner::Host { .. } => "the host".to_owned(),
     }
 }

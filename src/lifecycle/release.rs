@@ -7,8 +7,9 @@ use crate::lifecycle::error::reason;
 use crate::lifecycle::failures::forget_former;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::{Cause, Lifecycle, ReleaseErrors};
+use crate::model::event::ReleasedBy;
 use crate::model::ids::{ContainerId, OwnerNo, ProcessIdentity};
-use crate::model::record::{Keeper, LinkRecord, Owner, OwnerRecord, Phase};
+use crate::model::record::{ContainerOwner, Keeper, LinkRecord, Owner, OwnerRecord, Phase};
 use crate::store::{ReadTxn, StoreError};
 use crate::sys::error::chain;
 
@@ -46,12 +47,15 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             match self.store.read::<_, StoreError>(|txn| txn.get(no)) {
                 Ok(Some(record)) if record.phase == Phase::Failed => {}
                 Ok(Some(record)) => {
-                    let released = self.unless_alive(record.init, || self.release(&record))?;
+                    let released = self.unless_alive(record.owner.init(), || self.release(&record))?;
                     results.push((no, released));
                 }
                 // Another process has released it since.
                 Ok(None) => {}
-                Err(StoreError::Record { init, .. }) => results.push((no, self.unless_alive(init, || self.discard(no))?)),
+                Err(StoreError::Record { init, .. }) => {
+                    let released = self.unless_alive(init, || self.discard(no, ReleasedBy::Request))?;
+                    results.push((no, released));
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -79,6 +83,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// # Errors
     /// Only if the store cannot be read or written; steps that fail are in the result.
     pub fn release(&self, observed: &OwnerRecord) -> Result<Released, Cause> {
+        self.release_by(observed, ReleasedBy::Request)
+    }
+
+    /// [`release`](Self::release), with what releases the owner, for the event.
+    pub(super) fn release_by(&self, observed: &OwnerRecord, by: ReleasedBy) -> Result<Released, Cause> {
         let me = self.actor();
         if matches!(observed.phase, Phase::Pending | Phase::Releasing)
             && observed.actor.process != me.process
@@ -108,7 +117,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
         let errors = self.undo(&record);
         let clean = errors.0.is_empty();
-        let (result, orphans) = match self.finish(&record, errors) {
+        let (result, orphans) = match self.finish(&record, errors, by) {
             Ok(finished) => finished,
             Err(Cause::Store(error)) if clean => return Ok(Released::Unrecorded(error)),
             Err(error) => return Err(error),
@@ -117,7 +126,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             if let Some(orphan) = self.store.read::<_, StoreError>(|txn| txn.get(orphan))?
                 && !self.is_kept(&orphan)
             {
-                self.release(&orphan)?;
+                self.release_by(&orphan, by)?;
             }
         }
         Ok(result)
@@ -140,7 +149,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Whether its pod's sandbox still lives, so that the owner stays although no container holds it. If that cannot be
     /// determined, it stays too: gc asks again.
     pub(super) fn is_kept(&self, record: &OwnerRecord) -> bool {
-        let told = match record.keeper {
+        let Owner::Netns(netns) = &record.owner else { return false };
+        let told = match netns.keeper {
             None => return false,
             Some(Keeper::Process(pause)) => self.host.is_alive(&pause).map_err(Cause::from),
             Some(Keeper::Interfaces) => {
@@ -156,13 +166,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Removes the objects of an owner number whose record does not decode, and the record.
-    pub(super) fn discard(&self, no: OwnerNo) -> Result<Released, Cause> {
+    pub(super) fn discard(&self, no: OwnerNo, by: ReleasedBy) -> Result<Released, Cause> {
         let mut errors = ReleaseErrors::default();
         errors.collect(self.kernel.remove_directory(&self.fs.join(no.directory())));
         if !errors.0.is_empty() {
             return Ok(Released::Partly(errors));
         }
-        self.store.write::<_, StoreError>(|txn| txn.delete(no))?;
+        self.store.write::<_, StoreError>(|txn| txn.delete_by(no, by))?;
         Ok(Released::Gone)
     }
 
@@ -192,7 +202,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     /// Deletes the record, or notes in it what is left, and returns the network namespaces that no owner holds any
     /// more.
-    fn finish(&self, record: &OwnerRecord, errors: ReleaseErrors) -> Result<(Released, BTreeSet<OwnerNo>), Cause> {
+    fn finish(
+        &self,
+        record: &OwnerRecord,
+        errors: ReleaseErrors,
+        by: ReleasedBy,
+    ) -> Result<(Released, BTreeSet<OwnerNo>), Cause> {
         let no = record.no;
         let orphans = self.store.write::<_, StoreError>(|txn| {
             let mut orphans = BTreeSet::new();
@@ -204,12 +219,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 }
                 return Ok(orphans);
             }
-            txn.delete(no)?;
-            for held in &record.holds {
-                let Some(mut netns) = txn.get(*held)? else { continue };
-                netns.holders.retain(|holder| *holder != no);
-                txn.put(&netns)?;
-                if netns.holders.is_empty() {
+            txn.delete_by(no, by)?;
+            for held in record.owner.holds() {
+                let Some(mut pod) = txn.get(*held)? else { continue };
+                if let Owner::Netns(netns) = &mut pod.owner {
+                    netns.holders.retain(|holder| *holder != no);
+                }
+                txn.put(&pod)?;
+                if pod.owner.holders().is_empty() {
                     orphans.insert(*held);
                 }
             }
@@ -219,9 +236,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok((result, orphans))
     }
 
-    /// Undoes a failed acquire and keeps the reason: the record stays as Failed, without objects.
+    /// Undoes a failed acquire or load. A container's record stays as Failed, with the reason and without objects.
     pub(super) fn fail(&self, record: &OwnerRecord, sentence: &str) -> Result<(), Cause> {
-        let failed = self.failed_of(record, sentence);
         let current = match self.store.read::<_, StoreError>(|txn| txn.get(record.no)) {
             Ok(Some(current)) if current.actor == self.actor() => current,
             // Another process took the record and undoes it, or has already undone it.
@@ -254,37 +270,30 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             })?;
             return Ok(());
         }
-        if matches!(failed.owner, Owner::Container { .. }) {
-            self.store.write::<_, StoreError>(|txn| {
-                forget_former(txn, &failed)?;
-                txn.put(&failed)
-            })?;
-        }
+        let Owner::Container(container) = &record.owner else { return Ok(()) };
+        let container = ContainerOwner { bpffs: None, holds: Vec::new(), ..container.clone() };
+        let failed = OwnerRecord {
+            changed: self.host.now(),
+            images: record.images.clone(),
+            failure: Some(reason(sentence)),
+            verifier_log: record.verifier_log.clone(),
+            ..OwnerRecord::new(record.no, Owner::Container(container), Phase::Failed, record.actor, record.created)
+        };
+        self.store.write::<_, StoreError>(|txn| {
+            forget_former(txn, &failed)?;
+            txn.put(&failed)
+        })?;
         Ok(())
-    }
-
-    /// The record that is kept of a failed start: the reason, and no objects.
-    fn failed_of(&self, record: &OwnerRecord, sentence: &str) -> OwnerRecord {
-        let mut failed = record.clone();
-        failed.phase = Phase::Failed;
-        failed.programs.clear();
-        failed.maps.clear();
-        failed.links.clear();
-        failed.holds.clear();
-        failed.bpffs = None;
-        failed.failure = Some(reason(sentence));
-        failed.changed = self.host.now();
-        failed
     }
 }
 
 /// The current record if it still is what the caller observed and no owner holds it; otherwise the reason to leave it.
 fn unchanged(txn: &ReadTxn<'_>, observed: &OwnerRecord) -> Result<Result<OwnerRecord, Released>, StoreError> {
     let Some(record) = txn.get(observed.no)? else { return Ok(Err(Released::Absent)) };
-    if (record.phase, record.actor, record.init) != (observed.phase, observed.actor, observed.init) {
+    if (record.phase, record.actor, record.owner.init()) != (observed.phase, observed.actor, observed.owner.init()) {
         return Ok(Err(Released::Changed));
     }
-    for holder in &record.holders {
+    for holder in record.owner.holders() {
         if txn.has(*holder)? {
             return Ok(Err(Released::Held(*holder)));
         }

@@ -58,6 +58,15 @@ pub struct Event {
     pub reason: Option<String>,
 }
 
+/// What releases an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleasedBy {
+    /// The end of its container or pod, the failure of its start, or a user.
+    Request,
+    /// gc, which found it dead.
+    Gc,
+}
+
 impl Event {
     /// An event without an owner.
     pub fn new(what: EventKind) -> Self {
@@ -65,12 +74,15 @@ impl Event {
     }
 
     fn of(what: EventKind, record: &OwnerRecord) -> Self {
-        let workload = record.workload.clone().unwrap_or_default();
-        let mut this = Self { owner: Some(record.no.0), namespace: workload.namespace, pod: workload.pod, ..Self::new(what) };
+        let mut this = Self { owner: Some(record.no.0), ..Self::new(what) };
+        if let Some((_, workload)) = record.owner.workload() {
+            this.namespace.clone_from(&workload.namespace);
+            this.pod.clone_from(&workload.pod);
+        }
         match &record.owner {
-            Owner::Container { id, .. } => this.container = Some(id.to_string()),
-            Owner::Netns { cookie, .. } => this.netns = Some(*cookie),
-            Owner::Host { application, .. } => this.application.clone_from(application),
+            Owner::Container(container) => this.container = Some(container.id.to_string()),
+            Owner::Netns(netns) => this.netns = Some(netns.cookie),
+            Owner::Host(host) => this.application.clone_from(&host.application),
         }
         this
     }
@@ -79,7 +91,7 @@ impl Event {
         let image = record.images.get(program.image);
         Self {
             program: Some(program.function.clone()),
-            program_id: program.id,
+            program_id: program.id(),
             image: image.map(|image| image.reference.clone()),
             digest: image.map(|image| image.digest.to_string()),
             ..Self::of(what, record)
@@ -90,8 +102,8 @@ impl Event {
         let program = record.programs.iter().find(|program| program.pin == link.program);
         Self {
             program: program.map(|program| program.function.clone()),
-            program_id: program.and_then(|program| program.id),
-            link_id: link.id,
+            program_id: program.and_then(ProgramRecord::id),
+            link_id: link.id(),
             target: Some(format!("{} {}", link.at.word(), link.at)),
             ..Self::of(what, record)
         }
@@ -99,20 +111,23 @@ impl Event {
 }
 
 /// The events for a change of one record. `acquired`: the record was complete once, which a Releasing record does not
-/// show. `collecting`: gc makes the change.
-pub fn between(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>, acquired: bool, collecting: bool) -> Vec<Event> {
-    if let Some(Owner::Host { .. }) = after.or(before).map(|record| &record.owner) {
+/// show. `by`: what releases the owner, if the record is deleted.
+pub fn between(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>, acquired: bool, by: ReleasedBy) -> Vec<Event> {
+    if let Some(Owner::Host(_)) = after.or(before).map(|record| &record.owner) {
         return manual(before, after);
     }
     let phase = |record: Option<&OwnerRecord>| record.map(|record| record.phase);
-    let gone = if collecting { EventKind::Collected } else { EventKind::Released };
+    let gone = match by {
+        ReleasedBy::Request => EventKind::Released,
+        ReleasedBy::Gc => EventKind::Collected,
+    };
     match (before, after) {
         (_, Some(record)) if record.phase == Phase::Ready && phase(before) != Some(Phase::Ready) => {
             vec![Event::of(EventKind::Acquired, record)]
         }
         (_, Some(record)) if record.phase == Phase::Failed && phase(before) != Some(Phase::Failed) => {
             let reason = record.failure.as_deref().map(|reason| reason[..reason.floor_char_boundary(REASON_MAX)].to_owned());
-            let kind = if record.missed { EventKind::Missed } else { EventKind::Refused };
+            let kind = if record.owner.is_missed() { EventKind::Missed } else { EventKind::Refused };
             vec![Event { reason, ..Event::of(kind, record) }]
         }
         (Some(record), None) if acquired => vec![Event::of(gone, record)],
@@ -128,21 +143,21 @@ fn manual(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>) -> Vec<Even
     let (old_links, new_links) = (links(before), links(after));
     let (old_programs, new_programs) = (programs(before), programs(after));
     let mut found = Vec::new();
-    let has_link = |all: &[LinkRecord], id| all.iter().any(|link| link.id == Some(id));
-    let has_program = |all: &[ProgramRecord], id| all.iter().any(|program| program.id == Some(id));
+    let has_link = |all: &[LinkRecord], id| all.iter().any(|link| link.id() == Some(id));
+    let has_program = |all: &[ProgramRecord], id| all.iter().any(|program| program.id() == Some(id));
     if let Some(record) = before {
-        for link in old_links.iter().filter(|link| link.id.is_some_and(|id| !has_link(&new_links, id))) {
+        for link in old_links.iter().filter(|link| link.id().is_some_and(|id| !has_link(&new_links, id))) {
             found.push(Event::link(EventKind::Detached, record, link));
         }
-        for program in old_programs.iter().filter(|program| program.id.is_some_and(|id| !has_program(&new_programs, id))) {
+        for program in old_programs.iter().filter(|program| program.id().is_some_and(|id| !has_program(&new_programs, id))) {
             found.push(Event::program(EventKind::Unloaded, record, program));
         }
     }
     if let Some(record) = after {
-        for program in new_programs.iter().filter(|program| program.id.is_some_and(|id| !has_program(&old_programs, id))) {
+        for program in new_programs.iter().filter(|program| program.id().is_some_and(|id| !has_program(&old_programs, id))) {
             found.push(Event::program(EventKind::Loaded, record, program));
         }
-        for link in new_links.iter().filter(|link| link.id.is_some_and(|id| !has_link(&old_links, id))) {
+        for link in new_links.iter().filter(|link| link.id().is_some_and(|id| !has_link(&old_links, id))) {
             found.push(Event::link(EventKind::Attached, record, link));
         }
     }
@@ -156,65 +171,74 @@ mod tests {
     fn record(owner: &str, phase: &str, links: &str) -> OwnerRecord {
         let text = format!(
             r#"{{"no":7,"owner":{owner},"phase":"{phase}","actor":{{"process":{{"pid":1,"start_time":1}},"deadline":1}},
-            "created":1,"changed":1,"init":null,"request":null,"engine":null,"workload":null,"cgroup":null,"programs":[],
-            "maps":[],"links":[{links}],"bpffs":null,"images":[],"holds":[],"holders":[],"failure":"no such thing","leftovers":[]}}"#
+            "created":1,"changed":1,"programs":[],"maps":[],"links":[{links}],"images":[],"failure":"no such thing",
+            "leftovers":[]}}"#
         );
         serde_json::from_str(&text).unwrap()
     }
 
     #[test]
     fn events_of_a_containers_lifecycle() {
-        let of = |phase: &str| record(r#"{"kind":"container","id":"web","bundle":"/b","runtime_user":0}"#, phase, "");
+        let container = r#"{"kind":"container","id":"web","bundle":"/b","runtime_user":0,"engine":"oci","init":null,"request":null,
+            "workload":{"namespace":null,"pod":null,"container":null},"cgroup":null,"bpffs":null,"holds":[]}"#;
+        let of = |phase: &str| record(container, phase, "");
         let (pending, ready, releasing, failed) = (of("pending"), of("ready"), of("releasing"), of("failed"));
-        for (before, after, acquired, collecting, expected) in [
-            (None, Some(&pending), false, false, &[][..]),
-            (Some(&pending), Some(&ready), true, false, &["acquired"]),
-            (Some(&ready), Some(&ready), true, false, &[]),
-            (Some(&ready), Some(&releasing), false, false, &[]),
-            (Some(&releasing), None, true, false, &["released"]),
-            (Some(&releasing), None, true, true, &["collected"]),
+        let (request, gc) = (ReleasedBy::Request, ReleasedBy::Gc);
+        for (before, after, acquired, by, expected) in [
+            (None, Some(&pending), false, request, &[][..]),
+            (Some(&pending), Some(&ready), true, request, &["acquired"]),
+            (Some(&ready), Some(&ready), true, request, &[]),
+            (Some(&ready), Some(&releasing), false, request, &[]),
+            (Some(&releasing), None, true, request, &["released"]),
+            (Some(&releasing), None, true, gc, &["collected"]),
             // A start that failed was never acquired.
-            (Some(&releasing), None, false, false, &[]),
-            (None, Some(&failed), false, false, &["refused"]),
-            (Some(&failed), Some(&failed), false, false, &[]),
-            (Some(&failed), None, false, false, &[]),
+            (Some(&releasing), None, false, request, &[]),
+            (None, Some(&failed), false, request, &["refused"]),
+            (Some(&failed), Some(&failed), false, request, &[]),
+            (Some(&failed), None, false, request, &[]),
         ] {
-            let told = between(before, after, acquired, collecting);
+            let told = between(before, after, acquired, by);
             let words: Vec<_> = told.iter().map(|event| event.what.as_str()).collect();
             assert_eq!(words, expected, "{:?} -> {:?}", before.map(|r| r.phase), after.map(|r| r.phase));
             assert!(told.iter().all(|event| event.container.as_deref() == Some("web")));
         }
-        assert_eq!(between(None, Some(&failed), false, false)[0].reason.as_deref(), Some("no such thing"));
+        assert_eq!(between(None, Some(&failed), false, request)[0].reason.as_deref(), Some("no such thing"));
     }
 
     #[test]
     fn events_of_loads_without_a_container_name_program_and_link() {
-        let host = r#"{"kind":"host","application":"shop"}"#;
-        let program = r#"{"pin":"prog_0","function":"count","kind":"xdp","scope":"host","image":0,"id":71}"#;
-        let link = |id: &str| {
+        let host =
+            r#"{"kind":"host","application":"shop","loaded":{"caller":"root","reference":null,"globals":{},"metadata":{}}}"#;
+        let program = r#"{"pin":"prog_0","function":"count","kind":"xdp","scope":"host","image":0,"state":{"loaded":71}}"#;
+        let link = |state: &str| {
             let at = r#"{"type":"xdp","iface":{"index":2,"name":"eth0"},"mode":null}"#;
-            format!(r#"{{"pin":"link_0","program":"prog_0","at":{at},"id":{id}}}"#)
+            format!(r#"{{"pin":"link_0","program":"prog_0","at":{at},"state":{state}}}"#)
         };
         let of = |program: &str, links: &str| {
             let mut record = record(host, "ready", links);
             record.programs = serde_json::from_str(&format!("[{program}]")).unwrap();
             record
         };
-        let pending = of(&program.replace("71", "null"), "");
-        let (loaded, attaching, attached) = (of(program, ""), of(program, &link("null")), of(program, &link("81")));
+        let pending = of(&program.replace(r#"{"loaded":71}"#, r#""loading""#), "");
+        let loaded = of(program, "");
+        let [attaching, attached, detaching] =
+            [r#""attaching""#, r#"{"attached":81}"#, r#"{"detaching":81}"#].map(|state| of(program, &link(state)));
         for (before, after, expected) in [
             (None, Some(&pending), &[][..]),
             (Some(&pending), Some(&loaded), &["loaded"]),
             (Some(&loaded), Some(&attaching), &[]),
             (Some(&attaching), Some(&attached), &["attached"]),
-            (Some(&attached), Some(&attaching), &["detached"]),
+            (Some(&attached), Some(&detaching), &["detached"]),
+            (Some(&detaching), Some(&loaded), &[]),
+            // The kernel refused to detach it.
+            (Some(&detaching), Some(&attached), &["attached"]),
             (Some(&attached), Some(&attached), &[]),
             // The links go first.
             (Some(&attached), None, &["detached", "unloaded"]),
             (Some(&loaded), None, &["unloaded"]),
             (Some(&pending), None, &[]),
         ] {
-            let told = between(before, after, false, false);
+            let told = between(before, after, false, ReleasedBy::Request);
             let words: Vec<_> = told.iter().map(|event| event.what.as_str()).collect();
             assert_eq!(words, expected);
             for event in told {

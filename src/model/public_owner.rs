@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::attach_point::Scope;
-use crate::model::record::{Owner, OwnerRecord};
+use crate::model::record::{OwnerRecord, Workload};
 
 /// One owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,15 +75,14 @@ pub struct PublicLink {
 impl PublicOwner {
     /// The public part of a record.
     pub fn of(record: &OwnerRecord) -> Self {
-        let (kind, id) = match &record.owner {
-            Owner::Container { id, .. } => ("container", id.to_string()),
-            Owner::Netns { cookie, .. } => ("netns", cookie.to_string()),
-            Owner::Host { application, .. } => ("host", application.clone().unwrap_or_default()),
+        let (engine, workload) = match record.owner.workload() {
+            Some((engine, workload)) => (engine.word(), workload.clone()),
+            None => ("", Workload::default()),
         };
-        let workload = record.workload.clone().unwrap_or_default();
+        let bpffs = record.owner.container().and_then(|container| container.bpffs.as_ref());
         let programs = record.programs.iter().filter_map(|program| {
             Some(PublicProgram {
-                id: program.id?,
+                id: program.id()?,
                 name: program.function.clone(),
                 kind: program.kind.word().to_owned(),
                 scope: match program.scope {
@@ -95,18 +94,18 @@ impl PublicOwner {
         });
         let links = record.links.iter().filter_map(|link| {
             let program = record.programs.iter().find(|program| program.pin == link.program)?;
-            Some(PublicLink { id: link.id?, program: program.id?, kind: link.at.word().to_owned() })
+            Some(PublicLink { id: link.id()?, program: program.id()?, kind: link.at.word().to_owned() })
         });
         Self {
             no: record.no.0,
-            kind: kind.to_owned(),
-            id,
+            kind: record.owner.kind().to_owned(),
+            id: record.owner.id(),
             created: record.created,
-            engine: record.engine.map(|engine| engine.word().to_owned()).unwrap_or_default(),
+            engine: engine.to_owned(),
             namespace: workload.namespace.unwrap_or_default(),
             pod: workload.pod.unwrap_or_default(),
             container: workload.container.unwrap_or_default(),
-            delegated: record.bpffs.as_ref().is_some_and(|bpffs| bpffs.delegation.is_some()),
+            delegated: bpffs.is_some_and(|bpffs| bpffs.delegation.is_some()),
             maps: record.maps.len(),
             images: (record.images.iter())
                 .map(|image| PublicImage { reference: image.reference.clone(), digest: image.digest.to_string() })

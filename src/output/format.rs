@@ -2,9 +2,6 @@
 
 use serde::Serialize;
 
-use crate::lifecycle::reconcile::describe;
-use crate::model::ids::OwnerNo;
-use crate::model::record::OwnerRecord;
 use crate::output::table::printable;
 use crate::output::view::ProgramView;
 
@@ -31,13 +28,6 @@ pub fn verdict(program: &ProgramView) -> String {
         Some(by) => format!("verified by {}", printable(by)),
         None => "accepted unsigned".to_owned(),
     }
-}
-
-/// The name of an owner, for tables. The store reads records in the order of their numbers.
-pub fn owner_name(records: &[OwnerRecord], no: u64) -> String {
-    let found = records.binary_search_by_key(&OwnerNo(no), |r| r.no);
-    let record = found.ok().and_then(|at| records.get(at));
-    record.map_or_else(|| format!("owner {no}"), |r| describe(&r.owner))
 }
 
 pub fn id(id: Option<u32>) -> String {

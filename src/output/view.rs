@@ -10,7 +10,7 @@ use crate::model::annotations::MapAccess;
 use crate::model::attach_point::{AttachPoint, ProgramKind, Scope, XdpMode};
 use crate::model::bytecode::ImageVerdict;
 use crate::model::delegation::{Category, Delegation};
-use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::model::record::{MapRecord, OwnerRecord, Phase};
 
 /// The state of an owner: the phase of its record, or that its container is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -215,37 +215,32 @@ pub struct BpffsView {
 impl<'a> OwnerView<'a> {
     /// The view of one record.
     pub fn new(record: &'a OwnerRecord, health: &Health) -> Self {
-        let (kind, id, bundle) = match &record.owner {
-            Owner::Container { id, bundle, .. } => {
-                ("container", id.to_string(), Some(bundle.display().to_string()).filter(|bundle| !bundle.is_empty()))
-            }
-            Owner::Netns { cookie, .. } => ("netns", cookie.to_string(), None),
-            Owner::Host { application, .. } => ("host", application.clone().unwrap_or_default(), None),
-        };
-        let workload = record.workload.clone().unwrap_or_default();
+        let container = record.owner.container();
+        let (engine, workload) = record.owner.workload().unzip();
+        let workload = workload.cloned().unwrap_or_default();
         Self {
             owner: record.no.0,
-            kind,
-            id,
+            kind: record.owner.kind(),
+            id: record.owner.id(),
             state: OwnerState::of(record, health),
             reason: record.failure.clone().or_else(|| health.dead.get(&record.no).cloned()),
             verifier_log: record.verifier_log.clone(),
             leftovers: record.leftovers.clone(),
-            engine: record.engine.map(|e| e.word()),
+            engine: engine.map(|engine| engine.word()),
             namespace: workload.namespace,
             pod: workload.pod,
             container: workload.container,
-            pid: record.init.map(|init| init.pid.get()),
-            bundle,
+            pid: record.owner.init().map(|init| init.pid.get()),
+            bundle: container.map(|c| c.bundle.display().to_string()).filter(|bundle| !bundle.is_empty()),
             created: record.created,
             programs: programs(record).map(|program| program.with(health)).collect(),
             maps: maps(record),
-            bpffs: record.bpffs.as_ref().map(|bpffs| BpffsView {
+            bpffs: container.and_then(|c| c.bpffs.as_ref()).map(|bpffs| BpffsView {
                 path: bpffs.path.display().to_string(),
                 delegates: bpffs.delegation.as_ref().map(delegates).unwrap_or_default(),
             }),
-            holds: record.holds.iter().map(|no| no.0).collect(),
-            holders: record.holders.iter().map(|no| no.0).collect(),
+            holds: record.owner.holds().iter().map(|no| no.0).collect(),
+            holders: record.owner.holders().iter().map(|no| no.0).collect(),
         }
     }
 }
@@ -268,15 +263,15 @@ pub fn programs(record: &OwnerRecord) -> impl Iterator<Item = ProgramView<'_>> {
         };
         let links = record.links.iter().filter(|link| link.program == program.pin);
         let links = links.map(|link| LinkView {
-            id: link.id,
-            program_id: program.id,
+            id: link.id(),
+            program_id: program.id(),
             program: program.function.as_str().into(),
             owner: record.no.0,
             at: Cow::Borrowed(&link.at),
             gone: None,
         });
         Some(ProgramView {
-            id: program.id,
+            id: program.id(),
             name: program.function.as_str().into(),
             kind: program.kind,
             scope: program.scope,
@@ -295,8 +290,8 @@ pub fn programs(record: &OwnerRecord) -> impl Iterator<Item = ProgramView<'_>> {
 }
 
 fn maps(record: &OwnerRecord) -> Vec<MapView> {
-    let view = |map: &crate::model::record::MapRecord| MapView {
-        id: map.id,
+    let view = |map: &MapRecord| MapView {
+        id: map.id(),
         name: map.name.clone(),
         shown_as: map.shown.as_ref().map(|s| s.file_name.clone()),
         access: map.shown.as_ref().map(|s| s.access),

@@ -39,7 +39,7 @@ use crate::sys::fsutil::{self, FileLock};
 
 /// The schema version of the stored data. A store of this boot with another schema is converted when it is opened, see
 /// the module `upgrade`.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// The maximum size of the store. This is address space, not memory or disk: the file grows with its contents, about 2
 /// KiB per record, so the limit is about 400 000 owners. It is fixed, because a map cannot grow while other processes

@@ -3,14 +3,14 @@
 //! It runs while the writer's lock is still held, so that events are in the order of the commits and an owner file is
 //! never older than its record. It cannot fail a write, which is already committed.
 
-use crate::model::event::{Event, between};
+use crate::model::event::{Event, ReleasedBy, between};
 use crate::model::ids::OwnerNo;
 use crate::model::metrics_table;
 use crate::model::metrics_table::EventKind;
 use crate::model::public_owner::PublicOwner;
-use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::model::record::{OwnerRecord, Phase};
 use crate::sys::clock;
-use crate::sys::export::{Collecting, Export};
+use crate::sys::export::Export;
 
 /// One record before and after the change.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(super) struct Change {
     pub no: OwnerNo,
     pub before: Option<OwnerRecord>,
     pub after: Option<OwnerRecord>,
+    /// What releases the owner, if the record is deleted.
+    pub by: ReleasedBy,
     /// The owner had an owner file, which was removed.
     pub had_owner_file: bool,
 }
@@ -47,7 +49,7 @@ fn public_owner_of(record: &OwnerRecord) -> Vec<u8> {
 /// Publishes the changes.
 pub(super) fn publish(export: &Export, changes: &[Change]) {
     let mut lines = String::new();
-    for Change { no, before, after, had_owner_file } in changes {
+    for Change { no, before, after, by, had_owner_file } in changes {
         let acquired = match after {
             Some(record) if record.phase == Phase::Ready => {
                 export.put_owner_file(no.0, &public_owner_of(record));
@@ -58,7 +60,7 @@ pub(super) fn publish(export: &Export, changes: &[Change]) {
             Some(_) => false,
             None => *had_owner_file,
         };
-        for mut event in between(before.as_ref(), after.as_ref(), acquired, Collecting::is_on()) {
+        for mut event in between(before.as_ref(), after.as_ref(), acquired, *by) {
             note(export, &mut event, &mut lines);
         }
         let became_ready = acquired && after.is_some() && before.as_ref().is_none_or(|b| b.phase != Phase::Ready);
@@ -81,5 +83,6 @@ fn note(export: &Export, event: &mut Event, lines: &mut String) {
 }
 
 fn delegates(record: &OwnerRecord) -> bool {
-    matches!(record.owner, Owner::Container { .. }) && record.bpffs.as_ref().is_some_and(|bpffs| bpffs.delegation.is_some())
+    let bpffs = record.owner.container().and_then(|container| container.bpffs.as_ref());
+    bpffs.is_some_and(|bpffs| bpffs.delegation.is_some())
 }

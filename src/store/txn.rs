@@ -10,8 +10,8 @@
 //! | `o` no | the record, JSON |
 //! | `c` container id, 0, no | empty |
 //! | `n` cookie, no | empty |
-//! | `k` kernel id of a program, no | empty |
-//! | `l` kernel id of a link, no | empty |
+//! | `k` kernel id of a loaded program, no | empty |
+//! | `l` kernel id of an attached link, no | empty |
 //! | `p` phase, changed, no | empty |
 //!
 //! Records are JSON: [`OwnerRecord`] uses serde's tagged enums, which formats without field names cannot deserialize.
@@ -25,8 +25,9 @@ use heed::{RoTxn, RwTxn, WithoutTls};
 
 use super::publish::{self, Change};
 use super::{StoreError, Table};
+use crate::model::event::ReleasedBy;
 use crate::model::ids::{ContainerId, OwnerNo};
-use crate::model::record::{Owner, OwnerRecord, Phase, init_of_damaged};
+use crate::model::record::{self, LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord, init_of_damaged};
 use crate::sys::export;
 
 pub(super) const SCHEMA_KEY: &[u8] = b"s";
@@ -315,20 +316,26 @@ impl<'t> WriteTxn<'t> {
         }
         self.insert(&owner_key(record.no), &encode(record))?;
         if export::is_installed() {
-            self.changes.push(Change { no: record.no, before, after: Some(record.clone()), had_owner_file: false });
+            let (after, by) = (Some(record.clone()), ReleasedBy::Request);
+            self.changes.push(Change { no: record.no, before, after, by, had_owner_file: false });
         }
         Ok(())
     }
 
     /// Removes a record, even if it does not decode. Returns true if it existed.
     pub fn delete(&mut self, no: OwnerNo) -> Result<bool, StoreError> {
+        self.delete_by(no, ReleasedBy::Request)
+    }
+
+    /// [`delete`](Self::delete), with what releases the owner, for the event.
+    pub fn delete_by(&mut self, no: OwnerNo, by: ReleasedBy) -> Result<bool, StoreError> {
         let (before, keys) = self.stored(no)?;
         for key in keys {
             self.remove(&key)?;
         }
         let removed = self.remove(&owner_key(no))?;
         if removed && export::is_installed() {
-            self.changes.push(Change { no, before, after: None, had_owner_file: false });
+            self.changes.push(Change { no, before, after: None, by, had_owner_file: false });
         }
         Ok(removed)
     }
@@ -341,7 +348,7 @@ impl<'t> WriteTxn<'t> {
         let surplus = ages.len().saturating_sub(max);
         let doomed = ages.iter().enumerate().filter(|(at, (changed, _))| *at < surplus || *changed < older_than);
         let mut doomed: Vec<_> = doomed.map(|(_, (_, no))| *no).collect();
-        doomed.retain(|no| !matches!(self.get(*no), Ok(Some(record)) if record.missed));
+        doomed.retain(|no| !matches!(self.get(*no), Ok(Some(record)) if record.owner.is_missed()));
         for no in &doomed {
             self.delete(*no)?;
         }
@@ -443,7 +450,7 @@ pub fn stored_bytes(record: &OwnerRecord) -> u64 {
 
 fn decode(path: &Path, no: OwnerNo, bytes: &[u8]) -> Result<OwnerRecord, StoreError> {
     let bad = |source| StoreError::Record { path: path.to_owned(), no, init: init_of_damaged(bytes), source };
-    let record: OwnerRecord = serde_json::from_slice(bytes).map_err(bad)?;
+    let record = record::decode(bytes).map_err(bad)?;
     if record.no != no {
         return Err(bad(serde::de::Error::custom(format!("it contains the number {}", record.no))));
     }
@@ -510,12 +517,12 @@ pub(super) fn index_keys(record: &OwnerRecord) -> Vec<Vec<u8>> {
     let no = record.no.0.to_be_bytes();
     let phase = phase_key(record.phase, record.changed, record.no);
     let name = match &record.owner {
-        Owner::Container { id, .. } => Some(container_key(id, record.no)),
-        Owner::Netns { cookie, .. } => Some([&netns_prefix(*cookie)[..], &no].concat()),
-        Owner::Host { .. } => None,
+        Owner::Container(container) => Some(container_key(&container.id, record.no)),
+        Owner::Netns(netns) => Some([&netns_prefix(netns.cookie)[..], &no].concat()),
+        Owner::Host(_) => None,
     };
     let entry = |index| move |id| [&id_prefix(index, id)[..], &no].concat();
-    let programs = record.programs.iter().filter_map(|program| program.id).map(entry(PROGRAMS));
-    let links = record.links.iter().filter_map(|link| link.id).map(entry(LINKS));
+    let programs = record.programs.iter().filter_map(ProgramRecord::id).map(entry(PROGRAMS));
+    let links = record.links.iter().filter_map(LinkRecord::id).map(entry(LINKS));
     [phase].into_iter().chain(name).chain(programs).chain(links).collect()
 }

@@ -2,9 +2,10 @@
 //! run.
 //!
 //! In every schema, `s` is the schema, `x` the last number, and `o` no a record in JSON. The indexes are derived from
-//! the records, so they are rebuilt in the transaction that writes the new schema. A record that decodes is used
-//! unchanged. One that does not is kept and treated as damaged: `poststop` and `gc` remove the contents of its pin
-//! directory after its container has ended.
+//! the records, so they are rebuilt in the transaction that writes the new schema. The records stay as they are:
+//! [`decode`](crate::model::record::decode) reads those of schema 2 too, and the next change of such a record writes it
+//! in the current form. A record that does not decode, as after a downgrade, is treated as damaged: `poststop` and `gc`
+//! remove the contents of its pin directory after its container has ended.
 
 use super::txn::{INDEXES, SCHEMA_KEY, WriteTxn, container_key, index_keys};
 use super::{SCHEMA, StoreError};

@@ -150,9 +150,9 @@ impl Bench {
             assert_eq!(record.phase, Phase::Ready, "{context}: {record:?}");
             assert!(!record.programs.is_empty(), "{context}: no request can unload {record:?}");
             let mut named = BTreeMap::new();
-            named.extend(record.programs.iter().map(|p| (p.pin.to_string(), p.id)));
-            named.extend(record.maps.iter().map(|m| (m.pin.to_string(), m.id)));
-            named.extend(record.links.iter().map(|l| (l.pin.to_string(), l.id)));
+            named.extend(record.programs.iter().map(|p| (p.pin.to_string(), p.id())));
+            named.extend(record.maps.iter().map(|m| (m.pin.to_string(), m.id())));
+            named.extend(record.links.iter().map(|l| (l.pin.to_string(), l.id())));
             let pins = fs::read_dir(self.world.fs.join(record.no.directory())).expect("the owner's directory");
             let pinned: BTreeMap<_, _> = pins
                 .map(|pin| pin.expect("a pin").path())
@@ -170,14 +170,14 @@ impl Bench {
     }
 
     fn links(&self) -> Vec<u32> {
-        self.records().iter().flat_map(|record| record.links.iter().filter_map(|link| link.id)).collect()
+        self.records().iter().flat_map(|record| record.links.iter().filter_map(|link| link.id())).collect()
     }
 
     /// Unloads everything, runs gc, and asserts that nothing is left.
     fn clear(&self, context: &str) {
         self.world.effects.calm();
         for record in self.records() {
-            for id in record.programs.iter().filter_map(|program| program.id) {
+            for id in record.programs.iter().filter_map(|program| program.id()) {
                 let reply = self.run(THIRD, &ManualTask::Unload { program: id });
                 assert!(done(&reply) || code(&reply) == Some(FailureCode::NotFound), "{context}: unload {id}: {reply:?}");
             }
@@ -326,7 +326,7 @@ fn a_kill_at_each_effect_is_repaired_by_gc_and_by_the_next_process() {
                     // While it lives, no other process may touch what it works on.
                     assert!(bench.gc(SECOND, GcMode::Release).is_empty(), "{context}: gc touched what a living process has");
                     if !matches!(task, ManualTask::Load(_)) {
-                        let named = bench.records()[0].programs.iter().find_map(|program| program.id).expect("a program");
+                        let named = bench.records()[0].programs.iter().find_map(|program| program.id()).expect("a program");
                         let reply = bench.run_hurried(SECOND, &ManualTask::Unload { program: named });
                         assert_eq!(code(&reply), Some(FailureCode::DeadlineExceeded), "{context}: {reply:?}");
                     }

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use bpfman_hook::model::facts::CgroupFact;
 use bpfman_hook::model::ids::{OwnerNo, Pid, ProcessIdentity};
-use bpfman_hook::model::record::{Actor, Owner, OwnerRecord, Phase};
+use bpfman_hook::model::manual::LoadMetadata;
+use bpfman_hook::model::record::{Actor, HostOwner, Owner, OwnerRecord, Phase};
 use bpfman_hook::store::{Store, StoreError};
 use bpfman_hook::sys::mounts::{self, MountError};
 use bpfman_hook::sys::{cgroup, fsutil, pid};
@@ -185,7 +186,7 @@ fn record(no: OwnerNo, changed: u64) -> OwnerRecord {
         changed,
         ..OwnerRecord::new(
             no,
-            Owner::Host { application: Some("a".repeat(700)), loaded: Box::default() },
+            Owner::Host(HostOwner { application: Some("a".repeat(700)), loaded: LoadMetadata::default() }),
             Phase::Ready,
             Actor { process, deadline: 0 },
             0,

@@ -13,7 +13,7 @@ use bpfman_hook::model::attach_point::{
 };
 use bpfman_hook::model::ids::PinName;
 use bpfman_hook::model::plan::PlannedLink;
-use bpfman_hook::model::record::LinkRecord;
+use bpfman_hook::model::record::{LinkRecord, LinkState};
 use bpfman_hook::sys::bpf;
 use bpfman_hook::sys::{Errno, netns};
 
@@ -227,7 +227,7 @@ fn classifiers_are_tcx_links_or_filters_and_are_removed_from_the_record() {
         order: None,
         netns: Some(NetnsRecord { cookie, path: None }),
         metadata: std::collections::BTreeMap::new(),
-        id: None,
+        state: LinkState::Attached(None),
     };
     netns.while_somebody_is_in_it(|| {
         assert!(LinuxKernel.detach(&bed.directory, &record(&ingress.pin, Direction::Ingress, cookie)).unwrap());

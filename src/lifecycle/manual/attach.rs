@@ -15,7 +15,7 @@ use crate::model::ids::PinName;
 use crate::model::manual::{Attach, AttachPlace, CallerRights};
 use crate::model::plan::PlannedLink;
 use crate::model::policy::ContainerLimits;
-use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
+use crate::model::record::{LinkRecord, LinkState, Owner, OwnerRecord, Phase, ProgramRecord};
 use crate::store::{ReadTxn, StoreError};
 use crate::sys::error::chain;
 use crate::sys::netns;
@@ -32,7 +32,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     pub(super) fn attach_manual(&self, bounds: &CallerRights, attach: &Attach) -> Result<u32, ManualError> {
         let id = attach.program;
         let record = self.settle(bounds, Named::Program(id))?.ok_or(ManualError::NoProgram(id))?;
-        let program = record.programs.iter().find(|p| p.id == Some(id)).ok_or(ManualError::NoProgram(id))?;
+        let program = record.programs.iter().find(|p| p.id() == Some(id)).ok_or(ManualError::NoProgram(id))?;
         let (at, netns, held) = resolve(program, id, &attach.place)?;
         let order = match &attach.place {
             AttachPlace::Interface { order, .. } => Some(order.clone()),
@@ -45,7 +45,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             order,
             netns,
             metadata: attach.metadata.clone(),
-            id: None,
+            state: LinkState::Attaching,
         };
         // If two processes settled the record at the same moment, one of them wins, and the other finds its unfinished
         // link.
@@ -58,7 +58,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             over_room(view, grown, bounds)
         };
         let taken = self.take_unless(record.no, refuse, |kept| {
-            let there = kept.programs.iter().any(|p| p.id == Some(id));
+            let there = kept.programs.iter().any(|p| p.id() == Some(id));
             link.pin = free_link(kept);
             kept.links.push(link.clone());
             there
@@ -84,14 +84,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let directory = self.fs.join(record.no.directory());
         let mut made = self.attach(&directory, &planned, places).map_err(ManualError::from);
         // The program that occupies the interface may belong to a dead process and not have been cleaned up yet.
-        if made.as_ref().is_err_and(ManualError::is_taken) && self.finish_dead().unwrap_or(false) {
+        if made.as_ref().is_err_and(ManualError::is_taken) && self.remove_unfinished_of_dead().unwrap_or(false) {
             made = self.attach(&directory, &planned, places).map_err(ManualError::from);
         }
         let made = made.and_then(|made| Ok((made.id.map_or_else(|| self.filter_number(), Ok)?, made.mode)));
         let named = made.and_then(|(number, mode)| {
             let name = |kept: &mut OwnerRecord| {
                 kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| {
-                    l.id = Some(number);
+                    l.state = LinkState::Attached(Some(number));
                     l.runs_in(mode);
                 });
             };
@@ -100,7 +100,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         });
         if named.is_err() {
             // The kernel refused, or this process no longer owns the record: nothing may stay. If the cleanup fails
-            // too, the record still has the link without an id, and the next operation, or gc, removes it.
+            // too, the record still has the link as unfinished, and the next operation, or gc, removes it.
             let undone = self.kernel.detach(&directory, &link).map_err(Cause::from);
             let undone = undone.and_then(|_| self.change(record.no, |kept| kept.links.retain(|l| l.pin != link.pin)));
             if let Err(second) = undone {
@@ -119,11 +119,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     pub(super) fn detach_manual(&self, bounds: &CallerRights, id: u32) -> Result<(), ManualError> {
         let record = self.settle(bounds, Named::Link(id))?.ok_or(ManualError::NoLink(id))?;
-        let link = record.links.iter().find(|link| link.id == Some(id)).ok_or(ManualError::NoLink(id))?;
-        // Without an id the link is unfinished: if this process is killed, the next operation removes it.
-        let taken = self.take(record.no, |kept| match kept.links.iter_mut().find(|link| link.id == Some(id)) {
+        let link = record.links.iter().find(|link| link.id() == Some(id)).ok_or(ManualError::NoLink(id))?;
+        // Now the link is unfinished: if this process is killed, the next operation removes it.
+        let taken = self.take(record.no, |kept| match kept.links.iter_mut().find(|link| link.id() == Some(id)) {
             Some(link) => {
-                link.id = None;
+                link.state = LinkState::Detaching(Some(id));
                 true
             }
             None => false,
@@ -134,7 +134,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
         if let Err(error) = self.kernel.detach(&self.fs.join(record.no.directory()), link) {
             // It is still there, and a retry must find it by its id.
-            self.change(record.no, |kept| kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| l.id = Some(id)))?;
+            self.change(record.no, |kept| {
+                kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| l.state = LinkState::Attached(Some(id)));
+            })?;
             return Err(error.into());
         }
         Ok(self.change(record.no, |kept| kept.links.retain(|kept| kept.pin != link.pin))?)
@@ -148,7 +150,7 @@ fn over_limit(
     limits: &ContainerLimits,
 ) -> Option<ManualError> {
     let theirs = records.filter(|record| match &record.owner {
-        Owner::Host { loaded, .. } => loaded.caller == bounds.caller && record.phase != Phase::Failed,
+        Owner::Host(host) => host.loaded.caller == bounds.caller && record.phase != Phase::Failed,
         _ => false,
     });
     let links = theirs.map(|record| record.links.len()).sum::<usize>() + 1;

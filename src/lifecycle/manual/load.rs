@@ -10,7 +10,7 @@ use crate::kernel::Kernel;
 use crate::lifecycle::acquire::fill;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::manual::room::over_room;
-use crate::lifecycle::manual::{ManualError, Named, Sources, drop_nameless};
+use crate::lifecycle::manual::{ManualError, Named, Sources, forget_unfinished};
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::admission::check_global;
@@ -23,7 +23,7 @@ use crate::model::manual::{
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, ManualInputs, OwnerPlan, SharedMaps};
 use crate::model::policy::{ContainerLimits, ImageRule};
-use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::model::record::{HostOwner, LinkState, Owner, OwnerRecord, Phase, ProgramRecord, ProgramState};
 use crate::model::reference::Reference;
 use crate::paths::Paths;
 use crate::store::StoreError;
@@ -85,7 +85,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             map_memory: own_maps(&facts, &plan, cpus::possible()),
             by_client: bounds.store.is_some(),
         };
-        let mut record = self.blank_of(Owner::Host { application, loaded: Box::new(loaded) });
+        let mut record = self.blank(Owner::Host(HostOwner { application, loaded }));
         fill(&mut record, &plan);
         self.check_deadline()?;
         let over = self
@@ -115,7 +115,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             return Err(cause.into());
         }
         if let Err(error) = self.attach_new(bounds, load, &record) {
-            for id in record.programs.iter().filter_map(|program| program.id) {
+            for id in record.programs.iter().filter_map(ProgramRecord::id) {
                 if let Err(second) = self.unload_manual(bounds, id) {
                     tracing::error!(program = id, error = %chain(&second), "cannot undo a load whose programs could not be attached");
                 }
@@ -133,7 +133,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Attaches the programs for which the load request has places.
     fn attach_new(&self, bounds: &CallerRights, load: &LoadTask, record: &OwnerRecord) -> Result<(), ManualError> {
         for AttachNew { program, place } in &load.attach {
-            let id = record.programs.get(*program).and_then(|program| program.id).ok_or(Cause::RecordGone { no: record.no })?;
+            let id = record.programs.get(*program).and_then(ProgramRecord::id).ok_or(Cause::RecordGone { no: record.no })?;
             self.attach_manual(bounds, &Attach { program: id, place: place.clone(), metadata: BTreeMap::new() })?;
         }
         Ok(())
@@ -153,9 +153,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         if record.programs.len() == 1 {
             return match self.release(&record)? {
                 Released::Gone | Released::Absent => Ok(()),
-                Released::Busy(pid) | Released::Alive(pid) => Err(Cause::Busy { pid, what: super::owner_name(&record) }.into()),
+                Released::Busy(pid) | Released::Alive(pid) => {
+                    Err(Cause::Busy { pid, what: super::programs_of(&record) }.into())
+                }
                 Released::Unrecorded(error) => Err(Cause::Store(error).into()),
-                Released::Partly(source) => Err(ManualError::Left { owner: super::owner_name(&record), source }),
+                Released::Partly(source) => Err(ManualError::Left { owner: record.owner.to_string(), source }),
                 // A program was attached or detached in the meantime.
                 Released::Changed => again(),
                 Released::Held(_) => Err(Cause::RecordGone { no: record.no }.into()),
@@ -163,23 +165,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
         // One of several programs that were loaded together: its links and its pin are removed; the other programs and
         // the maps stay.
-        let mut old = record;
-        let taken = self.take(old.no, |kept| {
-            old = kept.clone();
-            let others = kept.programs.iter().filter(|p| p.id != Some(program)).count();
-            let Some(going) = kept.programs.iter_mut().find(|p| p.id == Some(program)).filter(|_| others > 0) else {
-                return false;
-            };
-            going.id = None;
-            kept.links.iter_mut().filter(|link| link.program == going.pin).for_each(|link| link.id = None);
-            true
-        })?;
-        let Some(taken) = taken else { return again() };
-        match self.unpin_nameless(&taken) {
-            Ok(()) => Ok(self.change(taken.no, drop_nameless)?),
+        let Some(taken) = self.take(record.no, |kept| begin_unload(kept, program))? else { return again() };
+        match self.unpin_unfinished(&taken) {
+            Ok(()) => Ok(self.change(taken.no, forget_unfinished)?),
             Err(error) => {
                 // A retry must find by id what is still there.
-                self.change(taken.no, |kept| (kept.programs, kept.links) = (old.programs, old.links))?;
+                self.change(taken.no, cancel_unload)?;
                 Err(error.into())
             }
         }
@@ -244,6 +235,36 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
+/// Marks one of several programs as being unloaded, and its links as being detached; false if there is no such program,
+/// or no other one.
+fn begin_unload(record: &mut OwnerRecord, id: u32) -> bool {
+    let several = record.programs.len() > 1;
+    let Some(program) = record.programs.iter_mut().find(|program| program.id() == Some(id)).filter(|_| several) else {
+        return false;
+    };
+    program.state = ProgramState::Unloading(id);
+    for link in record.links.iter_mut().filter(|link| link.program == program.pin) {
+        if let LinkState::Attached(id) = link.state {
+            link.state = LinkState::Detaching(id);
+        }
+    }
+    true
+}
+
+/// The reverse of [`begin_unload`].
+fn cancel_unload(record: &mut OwnerRecord) {
+    for program in &mut record.programs {
+        if let ProgramState::Unloading(id) = program.state {
+            program.state = ProgramState::Loaded(id);
+        }
+    }
+    for link in &mut record.links {
+        if let LinkState::Detaching(id) = link.state {
+            link.state = LinkState::Attached(id);
+        }
+    }
+}
+
 /// Bytes of the maps that a load creates, without shared maps.
 fn own_maps(facts: &ObjectFacts, plan: &OwnerPlan, cpus: u64) -> u64 {
     let planned = plan.objects.iter().flat_map(|object| &object.maps);
@@ -261,9 +282,9 @@ fn over_limits(
     let (mut programs, mut memory) = (0_usize, 0_u64);
     for record in records.chain([new.clone()]) {
         match &record.owner {
-            Owner::Host { loaded, .. } if loaded.caller == bounds.caller && record.phase != Phase::Failed => {
+            Owner::Host(host) if host.loaded.caller == bounds.caller && record.phase != Phase::Failed => {
                 programs += record.programs.len();
-                memory = memory.saturating_add(loaded.map_memory);
+                memory = memory.saturating_add(host.loaded.map_memory);
             }
             _ => {}
         }

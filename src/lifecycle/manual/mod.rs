@@ -1,8 +1,8 @@
 //! Programs that are loaded and attached without a container: one record for each load, owned by the host. As for
-//! containers, the record names every pin before the pin is made. A link that is being made or removed, and a program
-//! of a group that is being unloaded, has no id in the record, and the record's actor is the process that works on it.
-//! Only one process works on a record at a time: another process that finds such a record waits, or finishes the work
-//! if the actor is dead.
+//! containers, the record names every pin before the pin is made. The state of a link or program says that it is being
+//! attached, detached or unloaded, and the record's actor is the process that does it. Only one process works on a
+//! record at a time: another process that finds such a record waits, or removes the unfinished objects if the actor is
+//! dead.
 
 mod attach;
 mod load;
@@ -183,7 +183,7 @@ pub enum ManualError {
         known: String,
     },
     /// Some objects of the owner are still in the kernel.
-    #[error("remove {owner}: some of it is left; gc will retry")]
+    #[error("remove programs of {owner}: some of them are left; gc will retry")]
     Left {
         /// The owner.
         owner: String,
@@ -287,8 +287,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         done.unwrap_or_else(|error| ManualReply::Failed(Failure { code: error.code(), message: chain(&error) }))
     }
 
-    /// The record that has the named object, once no process works on it; links that a dead process left unfinished are
-    /// cleaned up first.
+    /// The record that has the named object, once no process works on it. What a dead process left unfinished is
+    /// removed first.
     ///
     /// # Errors
     /// If the record belongs to a container, or to another client than the caller.
@@ -296,28 +296,28 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let until = Instant::now() + PATIENCE;
         loop {
             let Some(record) = self.find(named)? else {
-                self.finish_dead()?;
+                self.remove_unfinished_of_dead()?;
                 return Ok(None);
             };
             of_host(bounds, named, &record)?;
-            if record.phase == Phase::Ready && !unfinished(&record) {
+            if record.phase == Phase::Ready && !record.has_unfinished() {
                 return Ok(Some(record));
             }
             self.check_deadline()?;
             let worker = record.actor.process;
             if worker != self.host.me() && self.host.is_alive(&worker).map_err(Cause::from)? {
                 if Instant::now() >= until {
-                    return Err(Cause::Busy { pid: worker.pid, what: owner_name(&record) }.into());
+                    return Err(Cause::Busy { pid: worker.pid, what: programs_of(&record) }.into());
                 }
                 std::thread::sleep(POLL);
                 continue;
             }
             if record.phase == Phase::Ready {
-                self.drop_unfinished(&record)?;
+                self.remove_unfinished(&record)?;
                 continue;
             }
             match self.release(&record)? {
-                Released::Partly(source) => return Err(ManualError::Left { owner: owner_name(&record), source }),
+                Released::Partly(source) => return Err(ManualError::Left { owner: record.owner.to_string(), source }),
                 Released::Unrecorded(error) => return Err(Cause::Store(error).into()),
                 _ => {}
             }
@@ -340,7 +340,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     ) -> Result<Option<OwnerRecord>, ManualError> {
         let me = self.actor();
         let taken = self.store.write::<_, StoreError>(|txn| match txn.get(no)? {
-            Some(mut kept) if kept.phase == Phase::Ready && !unfinished(&kept) => {
+            Some(mut kept) if kept.phase == Phase::Ready && !kept.has_unfinished() => {
                 if !change(&mut kept) {
                     return Ok(Ok(None));
                 }
@@ -357,12 +357,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         taken.map_err(Cause::from)?
     }
 
-    /// Finishes what dead processes were making or removing; true if there was something. A link that was being removed
-    /// has already lost its id, so "there is no such link" is only true once it is removed.
-    fn finish_dead(&self) -> Result<bool, ManualError> {
-        let abandoned = |record: &OwnerRecord| {
-            let begun = matches!(record.phase, Phase::Pending | Phase::Releasing);
-            matches!(record.owner, Owner::Host { .. }) && (begun || record.phase == Phase::Ready && unfinished(record))
+    /// Removes what dead processes were loading, attaching or removing; true if there was something. An object that is
+    /// being removed is not found by its id, so "there is no such link" is only true once it is removed.
+    fn remove_unfinished_of_dead(&self) -> Result<bool, ManualError> {
+        let abandoned = |record: &OwnerRecord| match (&record.owner, record.phase) {
+            (Owner::Host(_), Phase::Pending | Phase::Releasing) => true,
+            (Owner::Host(_), Phase::Ready) => record.has_unfinished(),
+            _ => false,
         };
         let records = self
             .store
@@ -373,7 +374,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 continue;
             }
             finished |= match record.phase {
-                Phase::Ready => self.drop_unfinished(&record)?,
+                Phase::Ready => self.remove_unfinished(&record)?,
                 _ => matches!(self.release(&record)?, Released::Gone),
             };
         }
@@ -388,13 +389,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(found.map_err(Cause::from)?.into_iter().find(|record| record.phase != Phase::Failed))
     }
 
-    /// Removes links that a dead process was making or removing, and programs that it was unloading; false if another
-    /// process came first. The record is taken before a pin is touched: otherwise, of two processes that look at the
-    /// same moment, the slower could remove the link that the faster one makes under the same name.
-    pub(super) fn drop_unfinished(&self, record: &OwnerRecord) -> Result<bool, Cause> {
+    /// Removes links that a dead process was attaching or detaching, and programs that it was unloading; false if
+    /// another process came first. The record is taken before a pin is touched: otherwise, of two processes that look
+    /// at the same moment, the slower could remove the link that the faster one makes under the same name.
+    pub(super) fn remove_unfinished(&self, record: &OwnerRecord) -> Result<bool, Cause> {
         let me = self.actor();
         let mine = self.store.write::<_, StoreError>(|txn| match txn.get(record.no)? {
-            Some(mut kept) if kept.phase == Phase::Ready && kept.actor == record.actor && unfinished(&kept) => {
+            Some(mut kept) if kept.actor == record.actor && kept.has_unfinished() => {
                 kept.actor = me;
                 txn.put(&kept)?;
                 Ok(Some(kept))
@@ -402,18 +403,18 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             _ => Ok(None),
         })?;
         let Some(record) = mine else { return Ok(false) };
-        self.unpin_nameless(&record)?;
-        self.change(record.no, drop_nameless)?;
+        self.unpin_unfinished(&record)?;
+        self.change(record.no, forget_unfinished)?;
         Ok(true)
     }
 
     /// Removes the unfinished objects of a record from the kernel, links first.
-    fn unpin_nameless(&self, record: &OwnerRecord) -> Result<(), KernelError> {
+    fn unpin_unfinished(&self, record: &OwnerRecord) -> Result<(), KernelError> {
         let directory = self.fs.join(record.no.directory());
-        for link in record.links.iter().filter(|link| link.id.is_none()) {
+        for link in record.links.iter().filter(|link| link.state.is_unfinished()) {
             self.kernel.detach(&directory, link)?;
         }
-        for program in record.programs.iter().filter(|program| program.id.is_none()) {
+        for program in record.programs.iter().filter(|program| program.state.is_unfinished()) {
             self.kernel.unpin(&directory, &program.pin)?;
         }
         Ok(())
@@ -435,25 +436,15 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
-/// Whether an object in a Ready record is being made or removed.
-pub(super) fn unfinished(record: &OwnerRecord) -> bool {
-    record.links.iter().any(|link| link.id.is_none()) || record.programs.iter().any(|program| program.id.is_none())
-}
-
 /// Removes the unfinished objects from a record, once they are gone from the kernel.
-fn drop_nameless(record: &mut OwnerRecord) {
-    record.links.retain(|link| link.id.is_some());
-    record.programs.retain(|program| program.id.is_some());
+fn forget_unfinished(record: &mut OwnerRecord) {
+    record.links.retain(|link| !link.state.is_unfinished());
+    record.programs.retain(|program| !program.state.is_unfinished());
 }
 
-/// The owner's name in messages.
-fn owner_name(record: &OwnerRecord) -> String {
-    match &record.owner {
-        Owner::Container { id, .. } => format!("container {id}"),
-        Owner::Netns { .. } => "the network of a pod".to_owned(),
-        Owner::Host { application: Some(application), .. } => format!("application {application}"),
-        Owner::Host { .. } => format!("record {} of the host", record.no),
-    }
+/// What another process is working on, in messages.
+fn programs_of(record: &OwnerRecord) -> String {
+    format!("programs of {}", record.owner)
 }
 
 /// The load metadata of a record that belongs to the host.
@@ -465,13 +456,14 @@ fn of_host<'r>(bounds: &CallerRights, named: Named, record: &'r OwnerRecord) -> 
         Named::Program(id) => ("program", id),
         Named::Link(id) => ("link", id),
     };
-    let Owner::Host { loaded, .. } = &record.owner else {
-        return Err(ManualError::NotByHand { what, id, owner: owner_name(record) });
+    let Owner::Host(host) = &record.owner else {
+        return Err(ManualError::NotByHand { what, id, owner: record.owner.to_string() });
     };
-    if bounds.own_only && loaded.caller != bounds.caller {
-        return Err(ManualError::NotYours { what, id, by: loaded.caller.clone(), caller: bounds.caller.clone() });
+    let by = &host.loaded.caller;
+    if bounds.own_only && *by != bounds.caller {
+        return Err(ManualError::NotYours { what, id, by: by.clone(), caller: bounds.caller.clone() });
     }
-    Ok(loaded)
+    Ok(&host.loaded)
 }
 
 impl From<Cause> for ManualError {

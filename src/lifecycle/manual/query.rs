@@ -10,7 +10,7 @@ use crate::lifecycle::manual::ManualError;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::ids::OwnerNo;
 use crate::model::manual::{KernelProgram, OurProgram, ProgramFilter, ShownProgram};
-use crate::model::record::{Owner, OwnerRecord, Phase, ProgramRecord};
+use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
 use crate::store::StoreError;
 use crate::sys::{Errno, clock};
 
@@ -48,7 +48,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     pub(super) fn get_manual(&self, id: u32) -> Result<ShownProgram, ManualError> {
         let records = self.ready()?;
-        for record in records.iter().filter(|record| record.programs.iter().any(|p| p.id == Some(id))) {
+        for record in records.iter().filter(|record| record.programs.iter().any(|p| p.id() == Some(id))) {
             let found = self.shown_programs(record, &map_sets(&records))?;
             if let Some(program) = found.into_iter().find(|program| program.kernel.id == id) {
                 return Ok(program);
@@ -90,21 +90,21 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     fn ours(&self, record: &OwnerRecord, program: &ProgramRecord, sets: &MapSets) -> OurProgram {
         let directory = self.fs.join(record.no.directory());
-        let links = record.links.iter().filter(|link| link.program == program.pin).filter_map(|link| link.id).collect();
+        let links = record.links.iter().filter(|link| link.program == program.pin).filter_map(LinkRecord::id).collect();
         let map_used_by = sets.get(&map_set(record)).cloned().unwrap_or_default();
         match &record.owner {
-            Owner::Host { loaded, .. } => OurProgram {
+            Owner::Host(host) => OurProgram {
                 function: program.function.clone(),
-                reference: loaded.reference.clone(),
-                pull: loaded.pull,
+                reference: host.loaded.reference.clone(),
+                pull: host.loaded.pull,
                 links,
-                globals: loaded.globals.clone(),
+                globals: host.loaded.globals.clone(),
                 map_pin_path: directory.join(pins::NAMES),
-                map_owner: loaded.shares.map(|shares| shares.program),
+                map_owner: host.loaded.shares.map(|shares| shares.program),
                 map_used_by,
-                metadata: loaded.metadata.clone(),
+                metadata: host.loaded.metadata.clone(),
             },
-            Owner::Container { .. } | Owner::Netns { .. } => OurProgram {
+            Owner::Container(_) | Owner::Netns(_) => OurProgram {
                 function: program.function.clone(),
                 reference: record.images.get(program.image).and_then(|image| image.reference.parse().ok()),
                 pull: None,
@@ -122,8 +122,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 /// The owner that created this owner's maps.
 fn map_set(record: &OwnerRecord) -> OwnerNo {
     match &record.owner {
-        Owner::Host { loaded, .. } => loaded.shares.map_or(record.no, |shares| shares.set),
-        Owner::Container { .. } | Owner::Netns { .. } => record.no,
+        Owner::Host(host) => host.loaded.shares.map_or(record.no, |shares| shares.set),
+        Owner::Container(_) | Owner::Netns(_) => record.no,
     }
 }
 
@@ -135,7 +135,7 @@ pub fn map_users<'r>(records: impl IntoIterator<Item = &'r OwnerRecord>, record:
 fn map_sets<'r>(records: impl IntoIterator<Item = &'r OwnerRecord>) -> MapSets {
     let mut sets = MapSets::new();
     for record in records {
-        sets.entry(map_set(record)).or_default().extend(record.programs.iter().filter_map(|program| program.id));
+        sets.entry(map_set(record)).or_default().extend(record.programs.iter().filter_map(ProgramRecord::id));
     }
     sets
 }

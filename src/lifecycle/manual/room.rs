@@ -29,9 +29,9 @@ pub(super) fn over_room(
         // gc handles damaged records.
         let Ok((record, size)) = sized else { continue };
         match &record.owner {
-            Owner::Host { loaded, .. } if record.no != new.no && record.phase != Phase::Failed && loaded.by_client => {
+            Owner::Host(host) if record.no != new.no && record.phase != Phase::Failed && host.loaded.by_client => {
                 all += size;
-                own += if loaded.caller == bounds.caller { size } else { 0 };
+                own += if host.loaded.caller == bounds.caller { size } else { 0 };
             }
             _ => {}
         }

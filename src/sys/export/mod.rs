@@ -14,7 +14,7 @@ mod tests;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::fd::{AsFd, OwnedFd};
@@ -69,7 +69,6 @@ pub struct Export {
 
 static PLACE: OnceLock<PathBuf> = OnceLock::new();
 static OPEN: OnceLock<Option<Export>> = OnceLock::new();
-static COLLECTING: AtomicBool = AtomicBool::new(false);
 
 /// Sets the directory in which this process records. It is opened when there is something to record. Without this call
 /// nothing is recorded.
@@ -100,29 +99,6 @@ pub fn count(slot: MetricSlot, by: u64) {
 pub fn observe(histogram: MetricSlot, duration: Duration) {
     if let Some(export) = here() {
         export.observe(histogram, duration);
-    }
-}
-
-/// While a value of this type exists, released owners count as collected by gc.
-#[derive(Debug)]
-pub struct Collecting(());
-
-impl Collecting {
-    /// Starts counting releases as collected.
-    pub fn begin() -> Self {
-        COLLECTING.store(true, Ordering::Relaxed);
-        Self(())
-    }
-
-    /// Whether such a value exists.
-    pub fn is_on() -> bool {
-        COLLECTING.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Collecting {
-    fn drop(&mut self) {
-        COLLECTING.store(false, Ordering::Relaxed);
     }
 }
 
