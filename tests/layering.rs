@@ -174,6 +174,7 @@ fn each_crate_has_its_layer() {
         ("rustix", &["sys"]),
         ("caps", &["sys"]),
         ("libc", &["sys"]),
+        ("sd_notify", &["sys/activation.rs"]),
         ("aya", &[]),
         ("aya_obj", &["sys/bpf"]),
         ("heed", &["store"]),
