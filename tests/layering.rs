@@ -175,6 +175,7 @@ fn each_crate_has_its_layer() {
         ("caps", &["sys"]),
         ("libc", &["sys"]),
         ("sd_notify", &["sys/activation.rs"]),
+        ("object", &["kernel/elf.rs", "kernel/user_elf.rs"]),
         ("aya", &[]),
         ("aya_obj", &["sys/bpf"]),
         ("heed", &["store"]),
