@@ -14,6 +14,9 @@ use object::read::ReadRef as _;
 
 /// The size limit of an object: 16 MiB.
 pub const MAX_OBJECT: usize = 16 << 20;
+/// The size limit of a name in bytes, more than any compiler writes. Without it, a table of symbols that share one long
+/// name takes minutes to read.
+pub(super) const MAX_NAME: usize = 4096;
 
 /// The file header for this machine.
 pub(super) type FileHeader = FileHeader64<NativeEndian>;
@@ -56,6 +59,9 @@ pub enum ElfError {
     /// A table with another entry size than ELF64's, or with an incomplete entry.
     #[error("{0} has entries of the wrong size")]
     Entries(&'static str),
+    /// A name without an end, or one that is longer than the limit.
+    #[error("{0} has a name that does not end within the file or within 4096 bytes")]
+    LongName(&'static str),
     /// A name that is not UTF-8.
     #[error("{0} has a name that is not UTF-8 text")]
     Name(&'static str),
@@ -299,6 +305,7 @@ fn text<'a>(names: &'a [u8], offset: u32, what: &'static str) -> Result<&'a str,
     if names.is_empty() && offset == 0 {
         return Ok("");
     }
-    let name = names.read_bytes_at_until(offset.into()..names.len() as u64, 0);
-    std::str::from_utf8(name.map_err(|()| ElfError::Outside("a name"))?).map_err(|_| ElfError::Name(what))
+    let rest = names.get(offset as usize..).filter(|rest| !rest.is_empty()).ok_or(ElfError::Outside("a name"))?;
+    let name = rest.read_bytes_at_until(0..rest.len().min(MAX_NAME) as u64, 0).map_err(|()| ElfError::LongName(what))?;
+    std::str::from_utf8(name).map_err(|_| ElfError::Name(what))
 }
