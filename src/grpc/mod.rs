@@ -36,7 +36,7 @@ use crate::grpc::rpc::Rpc;
 use crate::grpc::wire::bpfman_server::BpfmanServer;
 use crate::output::error::CommandError;
 use crate::paths::Paths;
-use crate::sys::activation::{self, Variables};
+use crate::sys::activation;
 use crate::sys::error::SysError;
 use crate::sys::fsutil::{TrustError, read_trusted_file};
 use crate::sys::pid;
@@ -106,7 +106,7 @@ fn serve(paths: &Paths, args: &ServiceArgs) -> Result<(), ServiceError> {
     if pid::own_uid() != 0 || pid::require_initial_user_namespace().is_err() {
         return Err(ServiceError::NotRoot);
     }
-    let handed = activation::take(&Variables::read())?;
+    let handed = activation::take()?;
     let tls = tls(args)?;
     let mut sockets = Sockets::open(paths, handed, args.address.as_ref(), tls.is_some())?;
     let listeners = std::mem::take(&mut sockets.listeners);

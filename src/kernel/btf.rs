@@ -4,6 +4,8 @@
 //!
 //! Layout: Linux `Documentation/bpf/btf.rst` and uapi/linux/btf.h.
 
+use crate::kernel::elf::MAX_NAME;
+
 /// How many modifiers, typedefs and arrays may lie between a type and its underlying type. C compilers nest a handful;
 /// more is a cycle.
 const MAX_DEPTH: usize = 32;
@@ -23,8 +25,8 @@ pub enum BtfError {
     /// A reference to a type that does not exist.
     #[error("its BTF refers to type {0}, which does not exist")]
     NoType(u32),
-    /// A string offset outside the string section, or a string that is not UTF-8.
-    #[error("its BTF refers to string {0}, which does not exist")]
+    /// A string offset outside the string section, or a string that is not UTF-8 or too long.
+    #[error("its BTF refers to string {0}, which does not exist, is not UTF-8 text, or is longer than 4096 bytes")]
     String(u32),
     /// A type of an unexpected kind, or one without a size.
     #[error("its BTF type {0} has an unexpected kind")]
@@ -279,15 +281,21 @@ impl<'a> Btf<'a> {
 
     /// The string at an offset.
     pub fn string(&self, offset: u32) -> Result<&'a str, BtfError> {
-        let rest = self.strings.get(offset as usize..).filter(|r| !r.is_empty()).ok_or(BtfError::String(offset))?;
+        let rest = self.from_offset(offset).filter(|rest| !rest.is_empty()).ok_or(BtfError::String(offset))?;
         let end = rest.iter().position(|b| *b == 0).ok_or(BtfError::String(offset))?;
         std::str::from_utf8(&rest[..end]).map_err(|_| BtfError::String(offset))
     }
 
-    /// The bytes of a string up to its NUL, whatever their encoding; empty if the offset is invalid.
+    /// The bytes of a string up to its NUL or to the limit of a name, whatever their encoding; empty if the offset is
+    /// invalid.
     pub fn string_bytes(&self, offset: u32) -> &'a [u8] {
-        let rest = self.strings.get(offset as usize..).unwrap_or_default();
+        let rest = self.from_offset(offset).unwrap_or_default();
         &rest[..rest.iter().position(|b| *b == 0).unwrap_or(rest.len())]
+    }
+
+    /// What may belong to a string at an offset.
+    fn from_offset(&self, offset: u32) -> Option<&'a [u8]> {
+        self.strings.get(offset as usize..).map(|rest| &rest[..rest.len().min(MAX_NAME)])
     }
 
     /// True if an offset lies within the string section.

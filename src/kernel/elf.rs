@@ -1,30 +1,29 @@
 //! A checked reader of the ELF objects that contain BPF programs. The bytes are untrusted: every offset and size is
 //! checked before it is used, and every defect is an error, never a panic.
 //!
-//! Layout: System V ABI, chapter 4 (object files), and `elf(5)`; machine and relocation numbers from LLVM's BPF target
-//! (llvm/docs/CompilerWriterInfo, "BPF") and Linux `Documentation/bpf/llvm_reloc.rst`.
+//! The structures are those of the crate `object`, whose reads are checked too. The meaning of their values is checked
+//! here: System V ABI, chapter 4 (object files), and `elf(5)`; for BPF Linux `Documentation/bpf/llvm_reloc.rst`.
 
 use std::collections::HashMap;
 
+use object::NativeEndian;
+use object::elf::{self, FileHeader64, Rel64, SectionHeader64, Sym64};
+pub use object::elf::{SHT_NOBITS, SHT_PROGBITS};
+use object::pod::slice_from_all_bytes;
+use object::read::ReadRef as _;
+
 /// The size limit of an object: 16 MiB.
 pub const MAX_OBJECT: usize = 16 << 20;
+/// The size limit of a name in bytes, more than any compiler writes. Without it, a table of symbols that share one long
+/// name takes minutes to read.
+pub(super) const MAX_NAME: usize = 4096;
 
-/// `sh_type` of a section with program data.
-pub const SHT_PROGBITS: u32 = 1;
-/// `sh_type` of a section without bytes in the file: `.bss`.
-pub const SHT_NOBITS: u32 = 8;
-/// `sh_flags` of a section with instructions.
-pub const SHF_EXECINSTR: u64 = 4;
-
-const SHT_SYMTAB: u32 = 2;
-const SHT_RELA: u32 = 4;
-const SHT_REL: u32 = 9;
-const EM_BPF: u16 = 247;
-const ET_REL: u16 = 1;
-const EHDR: usize = 64;
-const SHDR: usize = 64;
-const SYM: usize = 24;
-const REL: usize = 16;
+/// The file header for this machine.
+pub(super) type FileHeader = FileHeader64<NativeEndian>;
+/// A section header for this machine.
+pub(super) type SectionHeader = SectionHeader64<NativeEndian>;
+/// A symbol table's entry for this machine.
+pub(super) type SymbolEntry = Sym64<NativeEndian>;
 
 /// Why bytes are not a BPF object.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +59,9 @@ pub enum ElfError {
     /// A table with another entry size than ELF64's, or with an incomplete entry.
     #[error("{0} has entries of the wrong size")]
     Entries(&'static str),
+    /// A name without an end, or one that is longer than the limit.
+    #[error("{0} has a name that does not end within the file or within 4096 bytes")]
+    LongName(&'static str),
     /// A name that is not UTF-8.
     #[error("{0} has a name that is not UTF-8 text")]
     Name(&'static str),
@@ -92,13 +94,12 @@ pub struct ElfSection<'a> {
     pub size: u64,
     /// Its bytes in the file.
     pub data: &'a [u8],
-    info: u32,
 }
 
 impl ElfSection<'_> {
     /// True for a section with instructions.
     pub fn executable(&self) -> bool {
-        self.kind == SHT_PROGBITS && self.flags & SHF_EXECINSTR != 0 && !self.data.is_empty()
+        self.kind == SHT_PROGBITS && self.flags & u64::from(elf::SHF_EXECINSTR) != 0 && !self.data.is_empty()
     }
 }
 
@@ -146,17 +147,16 @@ pub struct ElfRelocation {
 impl<'a> Elf<'a> {
     /// Reads an object. It must have this machine's byte order, since the kernel accepts no other.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ElfError> {
-        check_header(bytes)?;
-        let sections = read_sections(bytes)?;
-        let symbols = read_symbols(&sections)?;
-        let relocations = read_relocations(&sections, symbols.len())?;
+        let (headers, names) = section_headers(bytes, file_header(bytes)?)?;
+        let sections = read_sections(bytes, headers, names)?;
+        let symbols = read_symbols(headers, &sections)?;
+        let relocations = read_relocations(headers, &sections, symbols.len())?;
         let mut by_section: HashMap<usize, Vec<usize>> = HashMap::new();
         for (index, symbol) in symbols.iter().enumerate() {
             if let Some(section) = symbol.section {
                 by_section.entry(section).or_default().push(index);
             }
         }
-        let sections = sections.into_iter().map(|(section, _)| section).collect();
         Ok(Self { sections, symbols, relocations, by_section })
     }
 
@@ -176,172 +176,136 @@ impl<'a> Elf<'a> {
     }
 }
 
-fn check_header(bytes: &[u8]) -> Result<(), ElfError> {
-    const ELFCLASS64: u8 = 2;
-    const ELFDATA2LSB: u8 = 1;
-    const ELFDATA2MSB: u8 = 2;
+fn file_header(bytes: &[u8]) -> Result<&FileHeader, ElfError> {
     if bytes.len() > MAX_OBJECT {
         return Err(ElfError::TooLarge(bytes.len()));
     }
-    if !bytes.starts_with(b"\x7fELF") || bytes.len() < EHDR {
+    let header: &FileHeader = bytes.read_at(0).map_err(|()| ElfError::NotElf)?;
+    if header.e_ident.magic != elf::ELFMAG {
         return Err(ElfError::NotElf);
     }
-    if bytes[4] != ELFCLASS64 {
+    if header.e_ident.class != elf::ELFCLASS64 {
         return Err(ElfError::Class);
     }
-    let big = cfg!(target_endian = "big");
-    match (bytes[5], big) {
-        (ELFDATA2LSB, false) | (ELFDATA2MSB, true) => {}
-        (ELFDATA2LSB, true) => {
+    match (header.e_ident.data, cfg!(target_endian = "big")) {
+        (elf::ELFDATA2LSB, false) | (elf::ELFDATA2MSB, true) => {}
+        (elf::ELFDATA2LSB, true) => {
             return Err(ElfError::ByteOrder { object: "little", machine: "big", target: "bpfeb" });
         }
-        (ELFDATA2MSB, false) => {
+        (elf::ELFDATA2MSB, false) => {
             return Err(ElfError::ByteOrder { object: "big", machine: "little", target: "bpfel" });
         }
         _ => return Err(ElfError::NotElf),
     }
-    match u16_at(bytes, 18)? {
-        EM_BPF => {}
-        machine => return Err(ElfError::Machine(machine)),
-    }
-    match u16_at(bytes, 16)? {
-        ET_REL => Ok(()),
-        other => Err(ElfError::Type(other)),
+    match (header.e_machine.get(NativeEndian), header.e_type.get(NativeEndian)) {
+        (elf::EM_BPF, elf::ET_REL) => Ok(header),
+        (elf::EM_BPF, other) => Err(ElfError::Type(other)),
+        (machine, _) => Err(ElfError::Machine(machine)),
     }
 }
 
-/// The sections, each with its `sh_link`.
-fn read_sections(bytes: &[u8]) -> Result<Vec<(ElfSection<'_>, u32)>, ElfError> {
-    let table = u64_at(bytes, 0x28)?;
-    let count = usize::from(u16_at(bytes, 0x3c)?);
-    let names = usize::from(u16_at(bytes, 0x3e)?);
-    if count > 0 && usize::from(u16_at(bytes, 0x3a)?) != SHDR {
+/// The section headers, and the index of the section with their names.
+fn section_headers<'a>(bytes: &'a [u8], header: &FileHeader) -> Result<(&'a [SectionHeader], usize), ElfError> {
+    let count = usize::from(header.e_shnum.get(NativeEndian));
+    if count > 0 && usize::from(header.e_shentsize.get(NativeEndian)) != size_of::<SectionHeader>() {
         return Err(ElfError::Entries("the section table"));
     }
-    let headers = slice(bytes, table, (count * SHDR) as u64).ok_or(ElfError::Outside("the section table"))?;
-    let data = |header: &[u8]| -> Result<&[u8], ElfError> {
-        if u32_at(header, 4)? == SHT_NOBITS || u32_at(header, 4)? == 0 {
-            return Ok(&[]);
-        }
-        slice(bytes, u64_at(header, 0x18)?, u64_at(header, 0x20)?).ok_or(ElfError::Outside("a section"))
-    };
-    let names = match headers.chunks_exact(SHDR).nth(names) {
-        Some(header) => data(header)?,
-        None if count == 0 => &[],
-        None => return Err(ElfError::Outside("the table of section names")),
-    };
-    headers
-        .chunks_exact(SHDR)
-        .map(|header| {
-            let section = ElfSection {
-                name: text(names, u32_at(header, 0)?, "a section")?,
-                kind: u32_at(header, 4)?,
-                flags: u64_at(header, 8)?,
-                size: u64_at(header, 0x20)?,
-                data: data(header)?,
-                info: u32_at(header, 0x2c)?,
-            };
-            Ok((section, u32_at(header, 0x28)?))
-        })
-        .collect()
+    let headers = bytes.read_slice_at(header.e_shoff.get(NativeEndian), count);
+    let headers = headers.map_err(|()| ElfError::Outside("the section table"))?;
+    Ok((headers, usize::from(header.e_shstrndx.get(NativeEndian))))
 }
 
-fn read_symbols<'a>(sections: &[(ElfSection<'a>, u32)]) -> Result<Vec<Symbol<'a>>, ElfError> {
-    let Some((table, names)) = sections.iter().find(|(s, _)| s.kind == SHT_SYMTAB) else {
+fn read_sections<'a>(bytes: &'a [u8], headers: &[SectionHeader], names: usize) -> Result<Vec<ElfSection<'a>>, ElfError> {
+    let data = |header: &SectionHeader| match header.sh_type.get(NativeEndian) {
+        elf::SHT_NULL | SHT_NOBITS => Ok(&[] as &[u8]),
+        _ => {
+            let (offset, size) = (header.sh_offset.get(NativeEndian), header.sh_size.get(NativeEndian));
+            bytes.read_bytes_at(offset, size).map_err(|()| ElfError::Outside("a section"))
+        }
+    };
+    if headers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names = data(headers.get(names).ok_or(ElfError::Outside("the table of section names"))?)?;
+    let section = |header: &SectionHeader| {
+        Ok(ElfSection {
+            name: text(names, header.sh_name.get(NativeEndian), "a section")?,
+            kind: header.sh_type.get(NativeEndian),
+            flags: header.sh_flags.get(NativeEndian),
+            size: header.sh_size.get(NativeEndian),
+            data: data(header)?,
+        })
+    };
+    headers.iter().map(section).collect()
+}
+
+fn read_symbols<'a>(headers: &[SectionHeader], sections: &[ElfSection<'a>]) -> Result<Vec<Symbol<'a>>, ElfError> {
+    let Some(table) = sections.iter().position(|section| section.kind == elf::SHT_SYMTAB) else {
         return Ok(Vec::new());
     };
-    let names = sections.get(*names as usize).ok_or(ElfError::Outside("the table of symbol names"))?.0.data;
-    if table.data.len() % SYM != 0 {
-        return Err(ElfError::Entries("the symbol table"));
-    }
-    table
-        .data
-        .chunks_exact(SYM)
-        .map(|entry| {
-            let (info, other) = (entry[4], entry[5]);
-            let index = usize::from(u16_at(entry, 6)?);
-            // 0 is SHN_UNDEF; the reserved indices (SHN_ABS, SHN_COMMON, SHN_XINDEX) are above every real one.
-            let section = match index {
-                0 | 0xff00.. => None,
-                index if index < sections.len() => Some(index),
-                _ => return Err(ElfError::Outside("the section of a symbol")),
-            };
-            Ok(Symbol {
-                name: text(names, u32_at(entry, 0)?, "a symbol")?,
-                kind: match info & 0xf {
-                    1 => SymbolKind::Object,
-                    2 => SymbolKind::Function,
-                    3 => SymbolKind::Section,
-                    _ => SymbolKind::Other,
-                },
-                section,
-                value: u64_at(entry, 8)?,
-                size: u64_at(entry, 16)?,
-                local: info >> 4 == 0,
-                hidden: matches!(other & 3, 1 | 2),
-            })
+    let names = sections.get(headers[table].sh_link.get(NativeEndian) as usize);
+    let names = names.ok_or(ElfError::Outside("the table of symbol names"))?.data;
+    let symbol = |entry: &SymbolEntry| {
+        let section = match entry.st_shndx.get(NativeEndian) {
+            // The reserved indices (SHN_ABS, SHN_COMMON, SHN_XINDEX) are above every real one.
+            elf::SHN_UNDEF | elf::SHN_LORESERVE.. => None,
+            index if usize::from(index) < sections.len() => Some(usize::from(index)),
+            _ => return Err(ElfError::Outside("the section of a symbol")),
+        };
+        Ok(Symbol {
+            name: text(names, entry.st_name.get(NativeEndian), "a symbol")?,
+            kind: match entry.st_type() {
+                elf::STT_OBJECT => SymbolKind::Object,
+                elf::STT_FUNC => SymbolKind::Function,
+                elf::STT_SECTION => SymbolKind::Section,
+                _ => SymbolKind::Other,
+            },
+            section,
+            value: entry.st_value.get(NativeEndian),
+            size: entry.st_size.get(NativeEndian),
+            local: entry.st_bind() == elf::STB_LOCAL,
+            hidden: matches!(entry.st_visibility(), elf::STV_INTERNAL | elf::STV_HIDDEN),
         })
-        .collect()
+    };
+    let entries = slice_from_all_bytes(sections[table].data).map_err(|()| ElfError::Entries("the symbol table"))?;
+    entries.iter().map(symbol).collect()
 }
 
 fn read_relocations(
-    sections: &[(ElfSection<'_>, u32)],
+    headers: &[SectionHeader],
+    sections: &[ElfSection<'_>],
     symbols: usize,
 ) -> Result<HashMap<usize, Vec<ElfRelocation>>, ElfError> {
     let mut found: HashMap<usize, Vec<ElfRelocation>> = HashMap::new();
-    for (table, _) in sections {
-        let target = table.info as usize;
+    for (header, table) in headers.iter().zip(sections) {
+        let target = header.sh_info.get(NativeEndian) as usize;
         match table.kind {
-            SHT_RELA if sections.get(target).is_some_and(|(s, _)| s.executable()) => {
+            elf::SHT_RELA if sections.get(target).is_some_and(ElfSection::executable) => {
                 return Err(ElfError::Addends(table.name.to_owned()));
             }
-            SHT_REL => {}
+            elf::SHT_REL => {}
             _ => continue,
         }
-        if table.data.len() % REL != 0 {
-            return Err(ElfError::Entries("a relocation table"));
-        }
+        let entries: &[Rel64<NativeEndian>] =
+            slice_from_all_bytes(table.data).map_err(|()| ElfError::Entries("a relocation table"))?;
         let relocations = found.entry(target).or_default();
-        for entry in table.data.chunks_exact(REL) {
-            let symbol = (u64_at(entry, 8)? >> 32) as usize;
+        for entry in entries {
+            let symbol = entry.r_sym(NativeEndian) as usize;
             if symbol >= symbols {
                 return Err(ElfError::Outside("the symbol of a relocation"));
             }
-            relocations.push(ElfRelocation { offset: u64_at(entry, 0)?, symbol });
+            relocations.push(ElfRelocation { offset: entry.r_offset.get(NativeEndian), symbol });
         }
     }
     found.values_mut().for_each(|relocations| relocations.sort_by_key(|r| r.offset));
     Ok(found)
 }
 
-fn slice(bytes: &[u8], offset: u64, size: u64) -> Option<&[u8]> {
-    let start = usize::try_from(offset).ok()?;
-    let end = start.checked_add(usize::try_from(size).ok()?)?;
-    bytes.get(start..end)
-}
-
 fn text<'a>(names: &'a [u8], offset: u32, what: &'static str) -> Result<&'a str, ElfError> {
-    let rest = match names.get(offset as usize..) {
-        Some(rest) if !rest.is_empty() => rest,
-        _ if offset == 0 => return Ok(""),
-        _ => return Err(ElfError::Outside("a name")),
-    };
-    let end = rest.iter().position(|b| *b == 0).ok_or(ElfError::Outside("a name"))?;
-    std::str::from_utf8(&rest[..end]).map_err(|_| ElfError::Name(what))
-}
-
-fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], ElfError> {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(ElfError::Outside("a header field"))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Result<u16, ElfError> {
-    Ok(u16::from_ne_bytes(field(bytes, at)?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Result<u32, ElfError> {
-    Ok(u32::from_ne_bytes(field(bytes, at)?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Result<u64, ElfError> {
-    Ok(u64::from_ne_bytes(field(bytes, at)?))
+    if names.is_empty() && offset == 0 {
+        return Ok("");
+    }
+    let rest = names.get(offset as usize..).filter(|rest| !rest.is_empty()).ok_or(ElfError::Outside("a name"))?;
+    let name = rest.read_bytes_at_until(0..rest.len().min(MAX_NAME) as u64, 0).map_err(|()| ElfError::LongName(what))?;
+    std::str::from_utf8(name).map_err(|_| ElfError::Name(what))
 }

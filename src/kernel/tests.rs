@@ -1,6 +1,7 @@
 //! Reading and linking with the committed objects of tests/bpf, without a kernel.
 
 use super::*;
+use crate::kernel::btf::{Btf, BtfError};
 use crate::kernel::core_relo::{CoreTarget, POISON};
 use crate::kernel::elf::{Elf, ElfError};
 use crate::kernel::insn::{Insn, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
@@ -158,6 +159,42 @@ fn invalid_objects_are_refused_with_a_reason() {
     );
     let text = LinuxKernel.describe(b"x").unwrap_err();
     assert_eq!(text.to_string(), "read the BPF object");
+}
+
+/// Symbols can share one name, so that reading a long one for each of them would take minutes.
+#[test]
+fn names_have_a_limit() {
+    let object = |length: usize| {
+        let mut file = vec![0; 64];
+        file[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, if cfg!(target_endian = "little") { 1 } else { 2 }]);
+        let mut put = |at: usize, number: u16| file[at..at + 2].copy_from_slice(&number.to_ne_bytes());
+        // e_type, e_machine, e_shentsize, e_shnum, e_shstrndx
+        for (at, number) in [(16, 1), (18, 247), (58, 64), (60, 2), (62, 1)] {
+            put(at, number);
+        }
+        file[40..48].copy_from_slice(&64u64.to_ne_bytes());
+        // The null section, and a table of names whose own name is the long one.
+        let mut names = [0; 64];
+        names[4..8].copy_from_slice(&3u32.to_ne_bytes());
+        names[24..32].copy_from_slice(&192u64.to_ne_bytes());
+        names[32..40].copy_from_slice(&(length as u64 + 1).to_ne_bytes());
+        file.extend([[0; 64], names].concat());
+        file.resize(file.len() + length, b'a');
+        file.push(0);
+        file
+    };
+    let longest = object(elf::MAX_NAME - 1);
+    assert_eq!(Elf::parse(&longest).unwrap().sections[1].name.len(), elf::MAX_NAME - 1);
+    assert_eq!(Elf::parse(&object(elf::MAX_NAME)).unwrap_err(), ElfError::LongName("a section"));
+
+    let btf = |length: usize| {
+        let strings = [&[0][..], &vec![b'a'; length], &[0]].concat();
+        let header = [24, 0, 0, 0, u32::try_from(strings.len()).unwrap()].map(u32::to_ne_bytes).concat();
+        [&0xeb9fu16.to_ne_bytes()[..], &[1, 0], &header, &strings].concat()
+    };
+    let string = |btf: &[u8]| Btf::parse(btf).unwrap().string(1).map(str::len);
+    assert_eq!(string(&btf(elf::MAX_NAME - 1)), Ok(elf::MAX_NAME - 1));
+    assert_eq!(string(&btf(elf::MAX_NAME)), Err(BtfError::String(1)));
 }
 
 #[test]

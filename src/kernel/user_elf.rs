@@ -1,10 +1,15 @@
 //! Functions in user-space programs and libraries: from a symbol to the file offset for a uprobe.
 //!
 //! The files belong to a container and may be large: tables are read in pieces, whatever size they claim, and only the
-//! positions at which the name was found are kept.
+//! positions at which the name was found are kept. The structures are those of the crate `object`.
 
 use std::io;
 
+use object::NativeEndian;
+use object::elf::{self, ProgramHeader64};
+use object::pod::{Pod, slice_from_all_bytes, slice_from_bytes};
+
+use crate::kernel::elf::{FileHeader, SectionHeader, SymbolEntry};
 use crate::sys::SysError;
 
 /// Why a function has no usable offset in a file.
@@ -72,15 +77,8 @@ impl Bytes for &[u8] {
     }
 }
 
-const SYMTAB: u32 = 2;
-const DYNSYM: u32 = 11;
-/// Sizes of `Elf64_Sym`, `Elf64_Shdr`, `Elf64_Phdr`, `Elf64_Ehdr` in bytes.
-const SYMBOL: usize = 24;
-const SECTION: usize = 64;
-const SEGMENT: usize = 56;
-const HEADER: usize = 64;
 /// How much of a table is read at a time.
-const PIECE: usize = SYMBOL * 8192;
+const PIECE: usize = size_of::<SymbolEntry>() * 8192;
 /// How many positions of one name in a string table are kept. Suffixes are shared, so a few are sufficient; only a
 /// hostile table has more.
 const MAX_NAMES: usize = 4096;
@@ -91,12 +89,13 @@ const MAX_TABLE: u64 = 512 << 20;
 pub fn function_offset(file: &impl Bytes, symbol: &str) -> Result<u64, UserElfError> {
     let header = Header::read(file)?;
     // As in libbpf: the dynamic linker's table first.
-    for kind in [DYNSYM, SYMTAB] {
+    for kind in [elf::SHT_DYNSYM, elf::SHT_SYMTAB] {
         let mut found: Vec<(u64, bool)> = Vec::new();
         // A file has at most one of each.
-        for table in header.sections.iter().filter(|section| section.kind == kind).take(1) {
-            let Some(strings) = header.sections.get(table.link as usize) else { continue };
-            if table.size.max(strings.size) > MAX_TABLE {
+        let table = header.sections.iter().find(|section| section.sh_type.get(NativeEndian) == kind);
+        let strings = table.and_then(|table| header.sections.get(table.sh_link.get(NativeEndian) as usize));
+        if let (Some(table), Some(strings)) = (table, strings) {
+            if table.sh_size.get(NativeEndian).max(strings.sh_size.get(NativeEndian)) > MAX_TABLE {
                 return Err(UserElfError::TooLarge);
             }
             let names = places_of(file, strings, symbol)?;
@@ -121,77 +120,70 @@ pub fn function_offset(file: &impl Bytes, symbol: &str) -> Result<u64, UserElfEr
     Err(UserElfError::NoSymbol(symbol.to_owned()))
 }
 
-struct UserElfSection {
-    kind: u32,
-    offset: u64,
-    size: u64,
-    link: u32,
-}
-
-struct Segment {
-    offset: u64,
-    address: u64,
-    size: u64,
-}
+type Segment = ProgramHeader64<NativeEndian>;
 
 struct Header {
-    sections: Vec<UserElfSection>,
-    /// The executable segments.
+    sections: Vec<SectionHeader>,
     segments: Vec<Segment>,
 }
 
 impl Header {
     fn read(file: &impl Bytes) -> Result<Self, UserElfError> {
-        let header = exactly(file, 0, HEADER)?.ok_or(UserElfError::NotElf("it is too short"))?;
-        if !header.starts_with(b"\x7fELF") {
+        let header = entries::<FileHeader>(file, 0, 1)?;
+        let Some([header]) = header.as_deref() else { return Err(UserElfError::NotElf("it is too short")) };
+        if header.e_ident.magic != elf::ELFMAG {
             return Err(UserElfError::NotElf("its magic number is wrong"));
         }
-        let order = if cfg!(target_endian = "little") { 1 } else { 2 };
-        if header[4] != 2 || header[5] != order {
+        let order = if cfg!(target_endian = "little") { elf::ELFDATA2LSB } else { elf::ELFDATA2MSB };
+        if (header.e_ident.class, header.e_ident.data) != (elf::ELFCLASS64, order) {
             return Err(UserElfError::NotElf("its class or byte order is not this machine's"));
         }
-        if !matches!(u16_at(&header, 16), 2 | 3) {
+        if !matches!(header.e_type.get(NativeEndian), elf::ET_EXEC | elf::ET_DYN) {
             return Err(UserElfError::NotElf("it is neither an executable nor a shared object"));
         }
-        if (u16_at(&header, 54) as usize, u16_at(&header, 58) as usize) != (SEGMENT, SECTION) {
+        let sizes = [header.e_phentsize, header.e_shentsize].map(|size| usize::from(size.get(NativeEndian)));
+        if sizes != [size_of::<Segment>(), size_of::<SectionHeader>()] {
             return Err(UserElfError::NotElf("its headers have an unexpected size, or it has no sections"));
         }
         let cut = || UserElfError::NotElf("it is truncated");
-        let segments = exactly(file, u64_at(&header, 32), SEGMENT * usize::from(u16_at(&header, 56)))?.ok_or_else(cut)?;
-        let sections = exactly(file, u64_at(&header, 40), SECTION * usize::from(u16_at(&header, 60)))?.ok_or_else(cut)?;
-        const LOAD: u32 = 1;
-        const EXECUTABLE: u32 = 1;
         Ok(Self {
-            segments: (segments.chunks_exact(SEGMENT))
-                .filter(|s| u32_at(s, 0) == LOAD && u32_at(s, 4) & EXECUTABLE != 0)
-                .map(|s| Segment { offset: u64_at(s, 8), address: u64_at(s, 16), size: u64_at(s, 32) })
-                .collect(),
-            sections: (sections.chunks_exact(SECTION))
-                .map(|s| UserElfSection { kind: u32_at(s, 4), offset: u64_at(s, 24), size: u64_at(s, 32), link: u32_at(s, 40) })
-                .collect(),
+            segments: entries(file, header.e_phoff.get(NativeEndian), header.e_phnum.get(NativeEndian))?.ok_or_else(cut)?,
+            sections: entries(file, header.e_shoff.get(NativeEndian), header.e_shnum.get(NativeEndian))?.ok_or_else(cut)?,
         })
     }
 
+    /// The file offset of an address in an executable segment.
     fn offset_of(&self, address: u64) -> Option<u64> {
-        self.segments.iter().find_map(|segment| {
-            let inside = address.checked_sub(segment.address).filter(|inside| *inside < segment.size)?;
-            segment.offset.checked_add(inside)
+        let executable = |segment: &&Segment| {
+            segment.p_type.get(NativeEndian) == elf::PT_LOAD && segment.p_flags.get(NativeEndian) & elf::PF_X != 0
+        };
+        self.segments.iter().filter(executable).find_map(|segment| {
+            let inside = address.checked_sub(segment.p_vaddr.get(NativeEndian))?;
+            let inside = Some(inside).filter(|inside| *inside < segment.p_filesz.get(NativeEndian))?;
+            segment.p_offset.get(NativeEndian).checked_add(inside)
         })
     }
 }
 
+/// The bytes of a table from a position, as many as the buffer takes; fewer at the end of the table or of the file.
+fn piece<'b>(file: &impl Bytes, table: &SectionHeader, at: u64, buffer: &'b mut [u8]) -> Result<&'b [u8], UserElfError> {
+    let Some(offset) = table.sh_offset.get(NativeEndian).checked_add(at) else { return Ok(&[]) };
+    let rest = table.sh_size.get(NativeEndian).saturating_sub(at);
+    let want = usize::try_from(rest).unwrap_or(usize::MAX).min(buffer.len());
+    let got = file.read_at(&mut buffer[..want], offset).map_err(UserElfError::Read)?;
+    Ok(&buffer[..got])
+}
+
 /// Positions of a name in a string table, as a whole string or as the end of one.
-fn places_of(file: &impl Bytes, strings: &UserElfSection, name: &str) -> Result<Vec<u32>, UserElfError> {
+fn places_of(file: &impl Bytes, strings: &SectionHeader, name: &str) -> Result<Vec<u32>, UserElfError> {
     let mut wanted = name.as_bytes().to_vec();
     wanted.push(0);
     let mut places = Vec::new();
-    let mut buffer = vec![0; PIECE.max(2 * wanted.len())];
+    let size = PIECE.max(2 * wanted.len());
+    let mut buffer = vec![0; size];
     let mut at = 0;
-    while at < strings.size {
-        let want = usize::try_from(strings.size - at).unwrap_or(usize::MAX).min(buffer.len());
-        let Some(offset) = strings.offset.checked_add(at) else { break };
-        let got = file.read_at(&mut buffer[..want], offset).map_err(UserElfError::Read)?;
-        let piece = &buffer[..got];
+    loop {
+        let piece = piece(file, strings, at, &mut buffer)?;
         let mut from = 0;
         while let Some(n) = piece[from..].windows(wanted.len()).position(|window| window == wanted) {
             let Ok(place) = u32::try_from(at + (from + n) as u64) else { return Ok(places) };
@@ -204,68 +196,58 @@ fn places_of(file: &impl Bytes, strings: &UserElfSection, name: &str) -> Result<
                 return Ok(places);
             }
         }
-        // A name may cross the border of two pieces.
-        if got < want || got < wanted.len() || at + got as u64 >= strings.size {
-            break;
+        if piece.len() < size {
+            return Ok(places);
         }
-        at += (got - wanted.len() + 1) as u64;
+        // A name may cross the border of two pieces.
+        at += (size - wanted.len() + 1) as u64;
     }
-    Ok(places)
 }
 
 /// The addresses of functions whose names are at one of the positions, and whether they are global.
 fn functions(
     file: &impl Bytes,
-    table: &UserElfSection,
+    table: &SectionHeader,
     names: &[u32],
     found: &mut Vec<(u64, bool)>,
 ) -> Result<(), UserElfError> {
-    const FUNCTION: u8 = 2;
-    const GLOBAL: u8 = 1;
     let mut buffer = vec![0; PIECE];
     let mut at = 0;
-    while at < table.size {
-        let want = usize::try_from(table.size - at).unwrap_or(usize::MAX).min(PIECE);
-        let Some(offset) = table.offset.checked_add(at) else { break };
-        let got = file.read_at(&mut buffer[..want], offset).map_err(UserElfError::Read)?;
-        for symbol in buffer[..got].chunks_exact(SYMBOL) {
-            let (info, section) = (symbol[4], u16_at(symbol, 6));
-            if info & 0xf == FUNCTION && section != 0 && names.binary_search(&u32_at(symbol, 0)).is_ok() {
-                found.push((u64_at(symbol, 8), info >> 4 == GLOBAL));
+    loop {
+        let piece = piece(file, table, at, &mut buffer)?;
+        let symbols = slice_from_bytes::<SymbolEntry>(piece, piece.len() / size_of::<SymbolEntry>());
+        for symbol in symbols.map_or(&[] as &[_], |(symbols, _)| symbols) {
+            if symbol.st_type() == elf::STT_FUNC
+                && symbol.st_shndx.get(NativeEndian) != elf::SHN_UNDEF
+                && names.binary_search(&symbol.st_name.get(NativeEndian)).is_ok()
+            {
+                found.push((symbol.st_value.get(NativeEndian), symbol.st_bind() == elf::STB_GLOBAL));
             }
         }
-        if got < want {
-            break;
+        if piece.len() < PIECE {
+            return Ok(());
         }
-        at += got as u64;
+        at += PIECE as u64;
         found.sort_unstable();
         found.dedup();
     }
-    Ok(())
 }
 
-/// `len` bytes at an offset; None beyond the end of the file. Callers request at most 65535 headers.
-fn exactly(file: &impl Bytes, offset: u64, len: usize) -> Result<Option<Vec<u8>>, UserElfError> {
-    let mut buffer = vec![0; len];
+/// Headers at an offset; None beyond the end of the file.
+fn entries<T: Pod>(file: &impl Bytes, offset: u64, count: u16) -> Result<Option<Vec<T>>, UserElfError> {
+    let mut buffer = vec![0; usize::from(count) * size_of::<T>()];
     let got = file.read_at(&mut buffer, offset).map_err(UserElfError::Read)?;
-    Ok((got == len).then_some(buffer))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u16::from_ne_bytes)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u32::from_ne_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u64::from_ne_bytes)
+    Ok(slice_from_all_bytes(&buffer).ok().filter(|_| got == buffer.len()).map(<[T]>::to_vec))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SYMBOL: usize = size_of::<SymbolEntry>();
+    const SECTION: usize = size_of::<SectionHeader>();
+    const SEGMENT: usize = size_of::<Segment>();
+    const HEADER: usize = size_of::<FileHeader>();
 
     /// A library with one executable segment at 0x1000 from offset 0x400, and the given symbols: name, address, info.
     fn library(symbols: &[(&str, u64, u8)]) -> Vec<u8> {
@@ -304,7 +286,7 @@ mod tests {
             file.extend(header);
         };
         section(0, 0, 0, 0);
-        section(DYNSYM, data, table.len(), 2);
+        section(elf::SHT_DYNSYM, data, table.len(), 2);
         section(3, data + table.len(), strings.len(), 0);
         file.extend(table);
         file.extend(strings);

@@ -3,7 +3,7 @@
 //! Nothing is synced to disk, which would take longer than the fetch: what a crash leaves of a file does not parse or
 //! has another digest, and is a miss. A caller that fetches in order to fill the cache syncs once, at the end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +14,7 @@ use crate::image::cache::sweep::SweepSelection;
 use crate::image::decision::Decision;
 use crate::image::error::CacheError;
 use crate::image::oci::document::REF_NAME;
+use crate::image::oci::written;
 use crate::image::{InUse, hash};
 use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;
@@ -158,23 +159,15 @@ impl Cache {
 
     /// index.json and oci-layout, which other tools need to read the cache. We do not use them.
     pub(super) fn write_index(&self, reader: &Reader<'_>) -> Result<(), CacheError> {
-        let mut manifests = Vec::new();
+        let mut entries = Vec::new();
         for pointer in self.pointers(reader)? {
             let Some(record) = reader.record(&pointer.digest)? else { continue };
-            manifests.push(serde_json::json!({
-                "mediaType": record.media_type,
-                "digest": pointer.digest,
-                "size": record.top_size,
-                "annotations": { REF_NAME: pointer.reference },
-            }));
+            let mut entry = written::descriptor(record.media_type.as_str().into(), &pointer.digest, record.top_size);
+            entry.set_annotations(Some(HashMap::from([(REF_NAME.to_owned(), pointer.reference)])));
+            entries.push(written::entry(&entry));
         }
-        let index = serde_json::json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": manifests,
-        });
-        self.write_json(&self.path.join("index.json"), &index)?;
-        self.write_json(&self.path.join("oci-layout"), &serde_json::json!({ "imageLayoutVersion": "1.0.0" }))
+        self.write_json(&self.path.join("index.json"), &written::index(&entries))?;
+        write_whole_alone(&self.path.join("oci-layout"), written::LAYOUT, 0o600).map_err(|source| self.failed(source))
     }
 
     pub(super) fn failed(&self, source: SysError) -> CacheError {

@@ -5,3 +5,4 @@ pub mod document;
 pub mod layout;
 pub mod object;
 pub mod tar_end;
+pub(crate) mod written;

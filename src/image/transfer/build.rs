@@ -3,15 +3,21 @@
 //!
 //! Builds are reproducible: the same objects give the same image, without clock, user or file times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 
-use serde_json::json;
+use oci_spec::OciSpecError;
+use oci_spec::image::{
+    Arch, ConfigBuilder, HistoryBuilder, ImageConfiguration, ImageConfigurationBuilder, MediaType, Os, PlatformBuilder,
+    RootFsBuilder,
+};
 
 use crate::image::error::LayerError;
 use crate::image::hash;
 use crate::image::oci::object::{ByteOrder, ImageLabels, byte_order, not_in_object, printable};
-use crate::image::transfer::image_set::{INDEX, ImageDocument, ImageSet, MANIFEST};
+use crate::image::oci::written;
+use crate::image::transfer::image_set::{ImageDocument, ImageSet};
+use crate::model::ids::Digest;
 
 /// The labels of an image about one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +46,11 @@ impl Input {
     pub fn missing(&self) -> Vec<String> {
         let Described { programs, maps } = self.described.clone();
         not_in_object(&ImageLabels { programs, maps, filename: None }, &self.object)
+    }
+
+    /// The architecture as it was given: oci-spec 0.10 takes "armbe" for "arm64be".
+    fn arch(&self) -> Arch {
+        Arch::Other(self.architecture.clone())
     }
 }
 
@@ -93,22 +104,25 @@ pub fn check(name: &str, object: &[u8], architecture: &str) -> Result<(), LayerE
     }
 }
 
+/// The time in a config, for reproducible builds.
+const CREATED: &str = "1970-01-01T00:00:00Z";
+
 /// Packs an image: a manifest for one input, an index for several. All inputs have different architectures.
 pub fn pack(inputs: &[Input], index: bool) -> ImageSet {
     let mut image_set = ImageSet::begin(&hash(b""));
     let mut entries = Vec::new();
     for input in inputs {
         let document = one(&mut image_set, input);
-        let mut entry = document.descriptor();
-        entry["platform"] = json!({ "os": "linux", "architecture": input.architecture });
-        entries.push(entry);
+        let mut descriptor = document.descriptor();
+        let platform = PlatformBuilder::default().os(Os::Linux).architecture(input.arch()).build();
+        descriptor.set_platform(Some(platform.expect("it has every required field")));
+        entries.push(written::entry(&descriptor));
         if !image_set.documents.contains(&document) {
             image_set.documents.push(document);
         }
     }
     if index {
-        let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries });
-        image_set.documents.push(ImageDocument::new(&index, INDEX, None));
+        image_set.documents.push(ImageDocument::new(&written::index(&entries), MediaType::ImageIndex, None));
     }
     image_set.digest = image_set.documents.last().map_or(image_set.digest, |document| document.digest);
     image_set
@@ -117,32 +131,32 @@ pub fn pack(inputs: &[Input], index: bool) -> ImageSet {
 fn one(image_set: &mut ImageSet, input: &Input) -> ImageDocument {
     let tar = tar_of(&input.name, &input.object);
     let layer = gzip(&tar);
-    let table = |table: &BTreeMap<String, String>| serde_json::to_string(table).expect("strings are JSON");
-    let config = serde_json::to_vec(&json!({
-        "created": "1970-01-01T00:00:00Z",
-        "architecture": input.architecture,
-        "os": "linux",
-        "config": { "Labels": {
-            "io.ebpf.programs": table(&input.described.programs),
-            "io.ebpf.maps": table(&input.described.maps),
-        } },
-        "rootfs": { "type": "layers", "diff_ids": [hash(&tar)] },
-        "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": format!("COPY {} /", input.name) }],
-    }))
-    .expect("a JSON value is JSON");
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json", "digest": hash(&config), "size": config.len(),
-        },
-        "layers": [{
-            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": hash(&layer), "size": layer.len(),
-        }],
-    });
+    let config = written::bytes(&config(input, hash(&tar)).expect("no field of a config is required"));
+    let manifest = written::manifest(
+        written::descriptor_of(MediaType::ImageConfig, &config),
+        vec![written::descriptor_of(MediaType::ImageLayerGzip, &layer)],
+    );
     image_set.blobs.insert(hash(&config), config);
     image_set.blobs.insert(hash(&layer), layer);
-    ImageDocument::new(&manifest, MANIFEST, None)
+    ImageDocument::new(&manifest, MediaType::ImageManifest, None)
+}
+
+/// The config of an image with one layer.
+fn config(input: &Input, layer: Digest) -> Result<ImageConfiguration, OciSpecError> {
+    let table = |table: &BTreeMap<String, String>| serde_json::to_string(table).expect("strings are JSON");
+    let labels = HashMap::from([
+        ("io.ebpf.programs".to_owned(), table(&input.described.programs)),
+        ("io.ebpf.maps".to_owned(), table(&input.described.maps)),
+    ]);
+    let history = HistoryBuilder::default().created(CREATED).created_by(format!("COPY {} /", input.name)).build()?;
+    ImageConfigurationBuilder::default()
+        .created(CREATED)
+        .architecture(input.arch())
+        .os(Os::Linux)
+        .config(ConfigBuilder::default().labels(labels).build()?)
+        .rootfs(RootFsBuilder::default().diff_ids([layer.to_string()]).build()?)
+        .history([history])
+        .build()
 }
 
 fn tar_of(name: &str, object: &[u8]) -> Vec<u8> {
@@ -164,6 +178,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const OBJECT: &[u8] = include_bytes!("../../../tests/data/images/pass.bpfel.o");
@@ -186,6 +202,45 @@ mod tests {
         let two = pack(&both, true);
         assert_eq!((two.documents.len(), two.blobs.len()), (3, 4));
         assert_eq!(two.documents[2].digest, two.digest);
+    }
+
+    /// Byte for byte: rebuilding a signed image must not change its digest.
+    #[test]
+    fn configs_manifests_and_indexes_have_exactly_these_fields() {
+        let image_set = pack(&[input("armbe", OBJECT)], true);
+        let tar = tar_of("pass.o", OBJECT);
+        let layer = gzip(&tar);
+        let config = json!({
+            "created": "1970-01-01T00:00:00Z",
+            "architecture": "armbe",
+            "os": "linux",
+            "config": { "Labels": { "io.ebpf.programs": r#"{"pass":"xdp"}"#, "io.ebpf.maps": "{}" } },
+            "rootfs": { "type": "layers", "diff_ids": [hash(&tar)] },
+            "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "COPY pass.o /" }],
+        });
+        let config = serde_json::to_vec(&config).unwrap();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json", "digest": hash(&config), "size": config.len(),
+            },
+            "layers": [{
+                "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": hash(&layer), "size": layer.len(),
+            }],
+        });
+        let manifest = serde_json::to_vec(&manifest).unwrap();
+        let index = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [{
+                "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": hash(&manifest),
+                "size": manifest.len(), "platform": { "os": "linux", "architecture": "armbe" },
+            }],
+        });
+        assert_eq!(image_set.blobs.get(&hash(&config)), Some(&config));
+        let documents: Vec<_> = image_set.documents.into_iter().map(|document| document.bytes).collect();
+        assert_eq!(documents, [manifest, serde_json::to_vec(&index).unwrap()]);
     }
 
     #[test]

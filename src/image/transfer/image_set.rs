@@ -6,7 +6,8 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Value, json};
+use oci_spec::image::{Config, Descriptor as NewDescriptor, ImageConfigurationBuilder, MediaType, RootFsBuilder};
+use serde::Serialize;
 
 use crate::image::cache::{Cache, CacheRecord};
 use crate::image::error::ImageError;
@@ -14,15 +15,11 @@ use crate::image::found::checked;
 use crate::image::host::LayoutFiles;
 use crate::image::oci::document::{Descriptor, Document};
 use crate::image::oci::layout::Layout;
+use crate::image::oci::written;
 use crate::image::verify::Body;
 use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 use crate::model::ids::Digest;
 use crate::sys::fsutil::TrustedRoot;
-
-/// An OCI manifest.
-pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// An OCI index.
-pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// A manifest or index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,14 +50,23 @@ pub struct ImageSet {
 }
 
 impl ImageDocument {
-    pub(crate) fn new(value: &Value, media_type: &str, name: Option<String>) -> Self {
-        let bytes = serde_json::to_vec(value).expect("a JSON value is JSON");
-        Self { digest: hash(&bytes), media_type: media_type.to_owned(), bytes, name }
+    pub(crate) fn new(value: &impl Serialize, media_type: MediaType, name: Option<String>) -> Self {
+        let bytes = written::bytes(value);
+        Self { digest: hash(&bytes), media_type: media_type.into(), bytes, name }
     }
 
-    /// Its descriptor in an index.
-    pub(crate) fn descriptor(&self) -> Value {
-        json!({ "mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len() })
+    /// Its descriptor.
+    pub(crate) fn descriptor(&self) -> NewDescriptor {
+        written::descriptor(self.media_type.as_str().into(), &self.digest, self.bytes.len() as u64)
+    }
+
+    /// Its descriptor in an index, which says what kind of artifact it is.
+    pub(crate) fn entry(&self) -> NewDescriptor {
+        let mut entry = self.descriptor();
+        if let Ok(Document::Manifest(manifest)) = Document::parse(&self.bytes) {
+            entry.set_artifact_type(manifest.artifact_type.as_deref().map(MediaType::from));
+        }
+        entry
     }
 
     /// The image that it refers to, if it is a referrer.
@@ -185,34 +191,92 @@ impl ImageSet {
                 self.blobs.insert(hash(&blob), blob);
                 layers.push(layer);
             } else if let Body::Bundle(json) = body {
-                let kind = "application/vnd.dev.sigstore.bundle.v0.3+json";
-                let layer = json!({ "mediaType": kind, "digest": hash(&json), "size": json.len() });
+                let kind = MediaType::from("application/vnd.dev.sigstore.bundle.v0.3+json");
+                let layer = written::descriptor_of(kind.clone(), &json);
                 self.blobs.insert(hash(&json), json);
                 let empty = b"{}".to_vec();
-                let config = json!({
-                    "mediaType": "application/vnd.oci.empty.v1+json", "digest": hash(&empty), "size": empty.len(),
-                });
+                let mut manifest = written::manifest(written::descriptor_of(MediaType::EmptyJSON, &empty), vec![layer]);
+                manifest.set_artifact_type(Some(kind)).set_subject(Some(top.descriptor()));
                 self.blobs.insert(hash(&empty), empty);
-                let manifest = json!({
-                    "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "config": config, "layers": [layer],
-                    "subject": top.descriptor(),
-                });
-                referrers.push(ImageDocument::new(&manifest, MANIFEST, None));
+                referrers.push(ImageDocument::new(&manifest, MediaType::ImageManifest, None));
             }
         }
         if !layers.is_empty() {
-            let config = serde_json::to_vec(&json!({
-                "architecture": "", "os": "", "config": {}, "rootfs": { "type": "layers", "diff_ids": layers.iter()
-                    .map(|layer| layer["digest"].clone()).collect::<Vec<_>>() },
-            }))
-            .expect("a JSON value is JSON");
-            let manifest = json!({
-                "schemaVersion": 2, "mediaType": MANIFEST, "layers": layers,
-                "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": hash(&config), "size": config.len() },
-            });
+            let diff_ids: Vec<_> = layers.iter().map(|layer| layer.digest().to_string()).collect();
+            let rootfs = RootFsBuilder::default().diff_ids(diff_ids).build();
+            let config = ImageConfigurationBuilder::default()
+                .architecture("")
+                .os("")
+                .config(Config::default())
+                .rootfs(rootfs.expect("it has every required field"))
+                .build();
+            let config = written::bytes(&config.expect("it has every required field"));
+            let manifest = written::manifest(written::descriptor_of(MediaType::ImageConfig, &config), layers);
             self.blobs.insert(hash(&config), config);
-            self.signatures.push(ImageDocument::new(&manifest, MANIFEST, Some(format!("sha256-{}.sig", self.digest.hex()))));
+            let name = format!("sha256-{}.sig", self.digest.hex());
+            self.signatures.push(ImageDocument::new(&manifest, MediaType::ImageManifest, Some(name)));
         }
         self.signatures.extend(referrers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::image::verify::Attached;
+
+    /// Byte for byte: another digest would be another signature to everything that copies images.
+    #[test]
+    fn documents_of_signatures_have_exactly_these_fields() {
+        let image = ImageDocument::new(&written::index(&[]), MediaType::ImageIndex, None);
+        let mut image_set = ImageSet::begin(&image.digest);
+        let subject = json!({
+            "mediaType": "application/vnd.oci.image.index.v1+json", "digest": image.digest, "size": image.bytes.len(),
+        });
+        image_set.documents.push(image);
+        let attached = Attached { certificate: "PEM".into(), chain: Some("PEMS".into()), entry: Some("{}".into()) };
+        let simple = |keyless| Body::Simple { payload: b"payload".to_vec(), signature: "c2ln".into(), keyless };
+        let bodies = [simple(Some(attached)), simple(None), Body::Bundle(b"bundle".to_vec())];
+        image_set.sign(bodies.into_iter());
+
+        let layer = |annotations| {
+            json!({
+                "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "digest": hash(b"payload"), "size": 7,
+                "annotations": annotations,
+            })
+        };
+        let config = json!({
+            "architecture": "", "os": "", "config": {},
+            "rootfs": { "type": "layers", "diff_ids": [hash(b"payload"), hash(b"payload")] },
+        });
+        let config = serde_json::to_vec(&config).unwrap();
+        let tagged = json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json", "digest": hash(&config), "size": config.len(),
+            },
+            "layers": [
+                layer(json!({
+                    "dev.cosignproject.cosign/signature": "c2ln", "dev.sigstore.cosign/certificate": "PEM",
+                    "dev.sigstore.cosign/chain": "PEMS", "dev.sigstore.cosign/bundle": "{}",
+                })),
+                layer(json!({ "dev.cosignproject.cosign/signature": "c2ln" })),
+            ],
+        });
+        let kind = "application/vnd.dev.sigstore.bundle.v0.3+json";
+        let referrer = json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "artifactType": kind,
+            "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": hash(b"{}"), "size": 2 },
+            "layers": [{ "mediaType": kind, "digest": hash(b"bundle"), "size": 6 }],
+            "subject": subject,
+        });
+        let written: Vec<_> = image_set.signatures.iter().map(|document| document.bytes.clone()).collect();
+        assert_eq!(written, [tagged, referrer].map(|document| serde_json::to_vec(&document).unwrap()));
+        let blobs = [config.as_slice(), b"payload", b"bundle", b"{}"].map(|blob| (hash(blob), blob.to_vec()));
+        assert_eq!(image_set.blobs, BTreeMap::from(blobs));
+        let entry = serde_json::to_value(image_set.signatures[1].entry()).unwrap();
+        assert_eq!((&entry["artifactType"], &entry["size"]), (&json!(kind), &json!(written[1].len())));
     }
 }

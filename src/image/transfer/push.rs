@@ -3,14 +3,15 @@
 
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use oci_spec::image::MediaType;
 
 use crate::image::LinuxImages;
 use crate::image::error::{ImageError, RemoteError};
 use crate::image::host::HostBlob;
-use crate::image::oci::document::Document;
+use crate::image::oci::written;
 use crate::image::remote::Remote;
-use crate::image::transfer::image_set::{INDEX, ImageDocument, ImageSet};
+use crate::image::transfer::image_set::{ImageDocument, ImageSet};
+use crate::image::transfer::write::entries_of;
 use crate::model::ids::Digest;
 use crate::model::reference::{Reference, RegistryReference};
 use crate::model::registries::RegistryConfig;
@@ -77,18 +78,18 @@ fn sent(remote: &mut Remote, image_set: &ImageSet, target: Target<'_>) -> Result
     for document in &image_set.signatures {
         if document.name.as_ref() == Some(&fallback) {
             // The existing list, with the new entries added.
-            unlisted.extend(entries(&document.bytes));
+            unlisted.extend(entries_of(&document.bytes).unwrap_or_default());
             continue;
         }
         let name = document.name.clone().unwrap_or_else(|| document.digest.to_string());
         let put = remote.put_manifest(&name, &document.media_type, &document.bytes)?;
         if document.subject() == Some(image_set.digest) && !put.listed {
-            unlisted.push(entry(document));
+            unlisted.push(written::entry(&document.entry()));
         }
     }
     if !unlisted.is_empty() {
         let mut listed = match remote.manifest(&fallback)? {
-            HostBlob::Bytes(bytes) => entries(&bytes),
+            HostBlob::Bytes(bytes) => entries_of(&bytes).unwrap_or_default(),
             HostBlob::Missing | HostBlob::TooLarge => Vec::new(),
         };
         for entry in unlisted {
@@ -96,33 +97,13 @@ fn sent(remote: &mut Remote, image_set: &ImageSet, target: Target<'_>) -> Result
                 listed.push(entry);
             }
         }
-        let list = ImageDocument::new(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": listed }), INDEX, None);
-        remote.put_manifest(&fallback, INDEX, &list.bytes)?;
+        let list = ImageDocument::new(&written::index(&listed), MediaType::ImageIndex, None);
+        remote.put_manifest(&fallback, &list.media_type, &list.bytes)?;
     }
     if let Some(tag) = &target.at.tag {
         remote.put_manifest(tag, &top.media_type, &top.bytes)?;
     }
     Ok(pushed)
-}
-
-fn entries(index: &[u8]) -> Vec<Value> {
-    match Document::parse(index) {
-        Ok(Document::Index(_)) => {}
-        _ => return Vec::new(),
-    }
-    let parsed: Option<Value> = serde_json::from_slice(index).ok();
-    parsed.and_then(|index| index.get("manifests")?.as_array().cloned()).unwrap_or_default()
-}
-
-/// The entry for a signature in the list of the fallback tag.
-fn entry(document: &ImageDocument) -> Value {
-    let mut entry = document.descriptor();
-    if let Ok(Document::Manifest(manifest)) = Document::parse(&document.bytes)
-        && let Some(kind) = manifest.artifact_type
-    {
-        entry["artifactType"] = json!(kind);
-    }
-    entry
 }
 
 /// The same failure as an error of a push.

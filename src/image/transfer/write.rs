@@ -1,18 +1,17 @@
 //! Writes image sets into layouts and archives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::image::MAX_MANIFEST;
 use crate::image::error::ImageError;
 use crate::image::oci::document::{Document, REF_NAME};
-use crate::image::transfer::image_set::{INDEX, ImageDocument, ImageSet};
+use crate::image::oci::written;
+use crate::image::transfer::image_set::{ImageDocument, ImageSet};
 use crate::sys::SysError;
 use crate::sys::fsutil::write_atomically;
-
-const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Writes an image set into a layout directory under a name. The directory is created if it is missing. Other images in
 /// it are kept; one with the same name loses the name.
@@ -37,7 +36,7 @@ pub(crate) fn to_layout(image_set: &ImageSet, directory: &Path, name: Option<&st
     for (digest, bytes) in contents(image_set) {
         write_atomically(&blobs.join(digest), bytes, 0o644).map_err(failed)?;
     }
-    write_atomically(&directory.join("oci-layout"), LAYOUT, 0o644).map_err(failed)?;
+    write_atomically(&directory.join("oci-layout"), written::LAYOUT, 0o644).map_err(failed)?;
     write_atomically(&index, &index_of(old, image_set, name), 0o644).map_err(failed)
 }
 
@@ -58,7 +57,7 @@ pub(crate) fn archive(image_set: &ImageSet, name: Option<&str>) -> Vec<u8> {
         header.set_mtime(0);
         archive.append_data(&mut header, path, bytes).expect("writing to memory cannot fail, and the names are short");
     };
-    add("oci-layout", LAYOUT);
+    add("oci-layout", written::LAYOUT);
     add("index.json", &index);
     for (digest, bytes) in contents(image_set) {
         add(&format!("blobs/sha256/{digest}"), bytes);
@@ -76,7 +75,8 @@ fn contents(image_set: &ImageSet) -> BTreeMap<String, &[u8]> {
     documents.chain(image_set.blobs.iter().map(|(digest, bytes)| (digest.hex(), bytes.as_slice()))).collect()
 }
 
-fn entries_of(index: &[u8]) -> Result<Vec<Value>, String> {
+/// The entries of an index as they were written.
+pub(crate) fn entries_of(index: &[u8]) -> Result<Vec<Value>, String> {
     if index.len() > MAX_MANIFEST {
         return Err("it is too large".to_owned());
     }
@@ -102,18 +102,11 @@ fn index_of(mut entries: Vec<Value>, image_set: &ImageSet, name: Option<&str>) -
         });
         entries.push(entry(document, name));
     }
-    serde_json::to_vec(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries })).expect("a JSON value is JSON")
+    written::bytes(&written::index(&entries))
 }
 
 fn entry(document: &ImageDocument, name: Option<String>) -> Value {
-    let mut entry = document.descriptor();
-    if let Some(name) = name {
-        entry["annotations"] = json!({ REF_NAME: name });
-    }
-    if let Ok(Document::Manifest(manifest)) = Document::parse(&document.bytes)
-        && let Some(kind) = manifest.artifact_type
-    {
-        entry["artifactType"] = json!(kind);
-    }
-    entry
+    let mut entry = document.entry();
+    entry.set_annotations(name.map(|name| HashMap::from([(REF_NAME.to_owned(), name)])));
+    written::entry(&entry)
 }

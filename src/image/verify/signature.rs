@@ -1,7 +1,11 @@
 //! Signatures as they are found, the signers of a rule, and the results.
 
+use std::collections::HashMap;
+
+use oci_spec::image::Descriptor;
 use serde::Serialize;
 
+use crate::image::oci::written::descriptor_of;
 use crate::image::verify::check::CheckFailure;
 use crate::image::verify::key::PublicKey;
 use crate::image::verify::keyless::{Attached, Identities};
@@ -125,23 +129,17 @@ impl Signature {
 
 impl Body {
     /// The layer that contains a signature of cosign 2, and its blob; None for others.
-    pub fn simple_layer(&self) -> Option<(serde_json::Value, Vec<u8>)> {
+    pub fn simple_layer(&self) -> Option<(Descriptor, Vec<u8>)> {
         let Self::Simple { payload, signature, keyless } = self else { return None };
-        let mut annotations = serde_json::json!({ SIGNATURE: signature });
+        let mut annotations = vec![(SIGNATURE, signature)];
         if let Some(Attached { certificate, chain, entry }) = keyless {
-            annotations[CERTIFICATE] = certificate.as_str().into();
-            for (name, text) in [(CHAIN, chain), (ENTRY, entry)] {
-                if let Some(text) = text {
-                    annotations[name] = text.as_str().into();
-                }
-            }
+            annotations.push((CERTIFICATE, certificate));
+            annotations.extend(chain.as_ref().map(|chain| (CHAIN, chain)));
+            annotations.extend(entry.as_ref().map(|entry| (ENTRY, entry)));
         }
-        let layer = serde_json::json!({
-            "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
-            "digest": crate::image::hash(payload),
-            "size": payload.len(),
-            "annotations": annotations,
-        });
+        let annotations: HashMap<_, _> = annotations.into_iter().map(|(name, text)| (name.to_owned(), text.clone())).collect();
+        let mut layer = descriptor_of("application/vnd.dev.cosign.simplesigning.v1+json".into(), payload);
+        layer.set_annotations(Some(annotations));
         Some((layer, payload.clone()))
     }
 }
