@@ -154,10 +154,11 @@ fn asked(args: &TokenCreateArgs) -> Result<Delegation, CommandError> {
 fn mount(delegation: Delegation, args: &TokenCreateArgs) -> Result<Mounted, CommandError> {
     let process = pid::open_process(Pid::new(args.pid)?)?;
     let (user_ns, mount_ns) = (process.open_namespace(Namespace::User)?, process.open_namespace(Namespace::Mount)?);
+    let root = process.open_directory(Path::new("/"))?;
     let spec = BpffsSpec {
         user_ns: user_ns.as_fd(),
         mount_ns: mount_ns.as_fd(),
-        root: Path::new("/"),
+        root: root.as_fd(),
         target: &args.path,
         delegation,
         maps: &[],

@@ -223,9 +223,7 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
     let lifecycle = lifecycle.map(|(store, host)| Lifecycle { kernel, host, store, fs: &fs, deadline: 0 });
     let decides = |record: &OwnerRecord, process| match (&lifecycle, &record.owner, process) {
         // A pod's programs outlive its containers: decided as `gc` does.
-        (Some(lifecycle), Owner::Netns { .. }, DecidingProcess::Init) => {
-            lifecycle.is_dead(record).map(|dead| dead.is_none()).map_err(|error| chain(&error))
-        }
+        (Some(lifecycle), Owner::Netns(_), DecidingProcess::Init) => Ok(lifecycle.is_dead(record)?.is_none()),
         _ => containers::decides(record, process),
     };
     let mut findings = containers::stale(&owners, decides);
@@ -243,7 +241,7 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
         }
         Err(err) => findings.push(Finding::bad("pins", FindingStatus::Unknown, chain(&err), "run as root")),
     }
-    let lives = |record: &OwnerRecord| containers::decides(record, DecidingProcess::Init) == Ok(true);
+    let lives = |record: &OwnerRecord| matches!(containers::decides(record, DecidingProcess::Init), Ok(true));
     findings.extend(confinement::containers(&owners, lives, |pid| lsm::confinement(Some(pid)), lsm::may_create));
     let inits = damaged.inits();
     let running = containers::recorded(Path::new("/")).map(|mut running| {

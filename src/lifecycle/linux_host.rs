@@ -267,6 +267,7 @@ impl Host for LinuxHost {
     fn mount_bpffs(&self, init: &Init, container: &Container, directory: &Path, bpffs: &PlannedBpffs) -> Result<(), HostError> {
         let user_ns = init.process.open_namespace(Namespace::User)?;
         let mount_ns = init.process.open_namespace(Namespace::Mount)?;
+        let root = init.process.open_directory(&container.rootfs)?;
         let maps = bpffs
             .maps
             .iter()
@@ -276,7 +277,7 @@ impl Host for LinuxHost {
         let spec = BpffsSpec {
             user_ns: user_ns.as_fd(),
             mount_ns: mount_ns.as_fd(),
-            root: &container.rootfs,
+            root: root.as_fd(),
             target: &bpffs.path,
             delegation: bpffs.delegation.unwrap_or_default(),
             maps: &files,

@@ -9,7 +9,6 @@
 //! ```text
 //! here                                            inside
 //! fork                                            enter both namespaces, become container root, fsopen
-//!                    <- inside, the root's mount
 //! check the mounts on the path to the target
 //!                    go on ->
 //!                                                 find the target
@@ -33,7 +32,7 @@ mod message;
 mod place;
 mod process;
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -83,9 +82,9 @@ pub struct BpffsSpec<'a> {
     pub user_ns: BorrowedFd<'a>,
     /// The container's mount namespace, an open `/proc/PID/ns/mnt`.
     pub mount_ns: BorrowedFd<'a>,
-    /// The container's root directory as a path in that mount namespace: the host's path before pivot_root, `/` after
-    /// it.
-    pub root: &'a Path,
+    /// The container's root directory, opened with O_PATH through a process in that mount namespace
+    /// ([`crate::sys::pid::Process::open_directory`]): the root file system before pivot_root, `/` after it.
+    pub root: BorrowedFd<'a>,
     /// The mount point in that root, absolute and normal. Missing components are created as container root with mode
     /// 0755. They stay when the container ends, like the mount points that runtimes create.
     pub target: &'a Path,
@@ -149,28 +148,25 @@ fn converse(
     child: &mut BpffsChild,
     deadline: Instant,
 ) -> Result<Mounted, SysError> {
-    let root_mount_id = match child.report(deadline)?.0 {
-        ChildReport::Inside(root_mount_id) => root_mount_id,
-        ChildReport::Failed(failed) => return Err(inner_error(spec, target, failed)),
-        ChildReport::Opened(_) | ChildReport::Done => return Err(unexpected("a report of the bpffs process")),
-    };
+    let (root, _) = inside::mount_of(spec.root, ids(mounts)).map_err(SysError::io("stat", "the container's root"))?;
     let table = mounts.map_or_else(|| child.mountinfo().map(MountTable::Text), |mounts| Ok(MountTable::Kernel(mounts)))?;
-    place::check_way(target, root_mount_id, &table)?;
-    child.consent().map_err(SysError::io("answer", "the bpffs process"))?;
+    place::check_way(target, root, &table)?;
+    // If the child is gone, its last report says why.
+    let _ = child.consent();
     let (report, context) = child.report(deadline)?;
     let opened = match report {
         ChildReport::Opened(opened) => opened,
         ChildReport::Failed(failed) => return Err(inner_error(spec, target, failed)),
-        ChildReport::Inside(_) | ChildReport::Done => return Err(unexpected("a report of the bpffs process")),
+        ChildReport::Done => return Err(unexpected("a report of the bpffs process")),
     };
     let context = context.ok_or_else(|| unexpected("the file system context"))?;
-    let below = place::decide(target, &opened, &table, || read_text("/proc/self/mountinfo"))?;
+    let below = place::decide(target, root, &opened, &table, || read_text("/proc/self/mountinfo"))?;
     let (mount, id, device) = create(spec, context, ids(mounts))?;
     child.hand_over(mount).map_err(SysError::io("send the mount to", "the bpffs process"))?;
     let token = match child.report(deadline)? {
         (ChildReport::Done, token) => token,
         (ChildReport::Failed(failed), _) => return Err(inner_error(spec, target, failed)),
-        (ChildReport::Inside(_) | ChildReport::Opened(_), _) => return Err(unexpected("a report of the bpffs process")),
+        (ChildReport::Opened(_), _) => return Err(unexpected("a report of the bpffs process")),
     };
     let table = mounts.map_or_else(|| child.mountinfo().map(MountTable::Text), |mounts| Ok(MountTable::Kernel(mounts)))?;
     let ours = on_top(&table, id, below)?.ok_or_else(|| BpffsError::Covered { target: target.to_owned() })?;
@@ -270,7 +266,7 @@ fn inner_error(spec: &BpffsSpec<'_>, target: &str, failed: CallFailure) -> SysEr
         // The kernel had the root of a bpffs with options, so what it does not know is the command.
         (BpffsStep::Mint, Errno::INVAL) => BpffsError::KernelTooOld.into(),
         (BpffsStep::Mint, errno) => BpffsError::Token { target: target.clone(), source: TokenError::from_errno(errno) }.into(),
-        (step, errno) => SysError::io(step.doing(), step.object(spec.root, &target))(errno),
+        (step, errno) => SysError::io(step.doing(), step.object(&target))(errno),
     };
     if failed.left { BpffsError::LeftBehind { target, source: Box::new(error) }.into() } else { error }
 }
@@ -321,10 +317,6 @@ fn read_text(path: &str) -> Result<String, SysError> {
     let mut bytes = Vec::with_capacity(16 * 1024);
     File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(SysError::io("read", path))?;
     Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
-}
-
-fn c_path(path: &OsStr) -> Result<CString, SysError> {
-    CString::new(path.as_bytes()).map_err(|e| SysError::io("use", path.display().to_string())(io::Error::from(e)))
 }
 
 impl AsFd for MapFile<'_> {
@@ -389,7 +381,7 @@ mod tests {
         let spec = BpffsSpec {
             user_ns: null.as_fd(),
             mount_ns: null.as_fd(),
-            root: Path::new("/bundle/rootfs"),
+            root: null.as_fd(),
             target: Path::new("/run/bpf"),
             delegation: Delegation::default(),
             maps: &maps,
@@ -402,7 +394,6 @@ mod tests {
         assert!(said(BpffsStep::Mint, Errno::INVAL, false).contains("6.9"));
         assert_eq!(said(BpffsStep::Mint, Errno::PERM, false), "verify the delegation at /run/bpf");
         assert_eq!(said(BpffsStep::Pin, Errno::EXIST, false), "pin the map events in the container's bpffs");
-        assert_eq!(said(BpffsStep::OpenRoot, Errno::NOENT, false), "open the container's root /bundle/rootfs");
         assert!(said(BpffsStep::Give, Errno::INVAL, true).contains("stays until the container ends"));
     }
 

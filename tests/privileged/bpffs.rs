@@ -35,11 +35,11 @@ fn mount_maps(
     maps: &[MapFile<'_>],
     owner: (u32, u32),
 ) -> Result<Mounted, SysError> {
-    let (user_ns, mount_ns) = (container.namespace("user"), container.namespace("mnt"));
+    let (user_ns, mount_ns, root) = (container.namespace("user"), container.namespace("mnt"), container.open_root());
     let spec = BpffsSpec {
         user_ns: user_ns.as_fd(),
         mount_ns: mount_ns.as_fd(),
-        root: &container.root,
+        root: root.as_fd(),
         target: Path::new(target),
         delegation,
         maps,
@@ -447,11 +447,11 @@ fn without_a_user_namespace_there_is_a_bpffs_but_no_token() {
 fn the_hosts_mount_namespace_is_refused() {
     let container = Container::start("");
     let user_ns = container.namespace("user");
-    let own = fs::File::open("/proc/self/ns/mnt").unwrap();
+    let (own, root) = (fs::File::open("/proc/self/ns/mnt").unwrap(), container.open_root());
     let spec = BpffsSpec {
         user_ns: user_ns.as_fd(),
         mount_ns: own.as_fd(),
-        root: &container.root,
+        root: root.as_fd(),
         target: Path::new("/run"),
         delegation: NETWORK,
         maps: &[],
@@ -464,11 +464,11 @@ fn the_hosts_mount_namespace_is_refused() {
 #[test]
 fn namespaces_that_do_not_belong_together_are_refused() {
     let (a, b) = (Container::start(""), Container::with(Namespaces::MountOnly, |_| (), ""));
-    let (user_ns, mount_ns) = (a.namespace("user"), b.namespace("mnt"));
+    let (user_ns, mount_ns, root) = (a.namespace("user"), b.namespace("mnt"), b.open_root());
     let spec = BpffsSpec {
         user_ns: user_ns.as_fd(),
         mount_ns: mount_ns.as_fd(),
-        root: &b.root,
+        root: root.as_fd(),
         target: Path::new("/run"),
         delegation: NETWORK,
         maps: &[],
@@ -502,11 +502,11 @@ fn without_rights_in_the_initial_namespace_the_error_says_who_must_run_the_runti
 #[test]
 fn a_deadline_that_has_passed_leaves_nothing() {
     let container = Container::start("");
-    let (user_ns, mount_ns) = (container.namespace("user"), container.namespace("mnt"));
+    let (user_ns, mount_ns, root) = (container.namespace("user"), container.namespace("mnt"), container.open_root());
     let spec = BpffsSpec {
         user_ns: user_ns.as_fd(),
         mount_ns: mount_ns.as_fd(),
-        root: &container.root,
+        root: root.as_fd(),
         target: Path::new("/run/bpf"),
         delegation: NETWORK,
         maps: &[],

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use bpfman_hook::model::ids::Pid;
+use bpfman_hook::sys::pid;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_res_gid, set_thread_res_uid};
 
@@ -98,6 +100,12 @@ impl Container {
 
     pub fn namespace(&self, name: &str) -> OwnedFd {
         File::open(format!("/proc/{}/ns/{name}", self.pid())).unwrap().into()
+    }
+
+    /// Its root directory, in its mount namespace.
+    pub fn open_root(&self) -> OwnedFd {
+        let process = pid::open_process(Pid::new(self.pid()).unwrap()).unwrap();
+        process.open_directory(&self.root).unwrap()
     }
 
     /// The lines of the container's mount table with a bpffs, except those that it inherited with its mount namespace,

@@ -18,7 +18,6 @@ use crate::sys::token::last_errno;
 const CALLS: &[i64] = &[
     libc::SYS_umask,
     libc::SYS_setns,
-    libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_statx,
     libc::SYS_setgroups,

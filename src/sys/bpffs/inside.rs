@@ -7,16 +7,16 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, chownat, mkdirat, openat, openat2, statx, unlinkat,
+    AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, chownat, mkdirat, openat2, statx, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, MoveMountFlags, UnmountFlags, fsopen, move_mount, unmount};
 use rustix::process::{DumpableBehavior, Gid, Uid, fchdir, set_dumpable_behavior, umask};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+use super::BpffsSpec;
 use super::filter;
 use super::message::{BpffsStep, CallFailure, ChildReport, Exit, OpenedTarget, ParentVerdict};
-use super::{BpffsSpec, c_path};
 use crate::sys::SysError;
 use crate::sys::sock::{recv_raw, send_raw};
 use crate::sys::token::{self, last_errno};
@@ -33,7 +33,8 @@ const RESOLVE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_SYMLI
 pub(super) struct Job<'a> {
     user_ns: Option<BorrowedFd<'a>>,
     mount_ns: BorrowedFd<'a>,
-    root: CString,
+    /// The container's root directory.
+    root: BorrowedFd<'a>,
     /// The target's components.
     names: Vec<CString>,
     /// The target and its ancestors relative to the root, longest first.
@@ -69,13 +70,14 @@ impl<'a> Job<'a> {
         prefixes.reverse();
         let mut keep: Vec<RawFd> = maps.iter().map(|(fd, _)| *fd).collect();
         keep.push(spec.mount_ns.as_raw_fd());
+        keep.push(spec.root.as_raw_fd());
         keep.extend(user_ns.map(|fd| fd.as_raw_fd()));
         keep.sort_unstable();
         keep.dedup();
         Ok(Self {
             user_ns,
             mount_ns: spec.mount_ns,
-            root: c_path(spec.root.as_os_str())?,
+            root: spec.root,
             names,
             prefixes,
             maps,
@@ -134,32 +136,21 @@ fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Ca
     filter::close(&job.calls).map_err(at(BpffsStep::Confine))?;
     umask(Mode::from_raw_mode(0o022));
 
-    // Enter the mount namespace and open the root while we are still the host's root: other users may not be able to
-    // search the directories above it.
     move_into_link_name_space(job.mount_ns, Some(LinkNameSpaceType::Mount)).map_err(at(BpffsStep::EnterMountNs))?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(CWD, job.root.as_c_str(), flags, Mode::empty()).map_err(at(BpffsStep::OpenRoot))?;
     if let Some(user_ns) = job.user_ns {
         move_into_link_name_space(user_ns, Some(LinkNameSpaceType::User)).map_err(at(BpffsStep::EnterUserNs))?;
     }
     become_root().map_err(at(BpffsStep::BecomeRoot))?;
 
     let context = fsopen(c"bpf", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at(BpffsStep::OpenFs))?;
-    let root_place = mount_of(root.as_fd(), job.ids).map_err(at(BpffsStep::Stat))?;
     // A lookup across a file system that a process serves can block forever on that process, and signals do not
     // interrupt it. So the parent checks the mounts first.
-    send_raw(socket, &ChildReport::Inside(root_place.0).encode(), &[]).map_err(at(BpffsStep::Send))?;
     if !wait_for_keep(socket) {
         return Err(at(BpffsStep::Receive)(Errno::PIPE));
     }
-    let (directory, missing) = find(job, root.as_fd()).map_err(at(BpffsStep::Find))?;
+    let (directory, missing) = find(job, job.root).map_err(at(BpffsStep::Find))?;
     let place = mount_of(directory.as_fd(), job.ids).map_err(at(BpffsStep::Stat))?;
-    let opened = OpenedTarget {
-        mount_id: place.0,
-        root_mount_id: root_place.0,
-        at_mount_root: place.1,
-        missing: u8::try_from(missing).unwrap_or(u8::MAX),
-    };
+    let opened = OpenedTarget { mount_id: place.0, at_mount_root: place.1, missing: u8::try_from(missing).unwrap_or(u8::MAX) };
     send_raw(socket, &ChildReport::Opened(opened).encode(), &[context.as_fd()]).map_err(at(BpffsStep::Send))?;
     drop(context);
 
@@ -173,7 +164,7 @@ fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Ca
     let mount = done.mount.insert(mount);
 
     // From here on, use the mount as the container will see it: by its path, and with a descriptor that is not O_PATH.
-    let seen = open_in(root.as_fd(), job.prefixes.first(), OFlags::RDONLY).map_err(at(BpffsStep::Reopen))?;
+    let seen = open_in(job.root, job.prefixes.first(), OFlags::RDONLY).map_err(at(BpffsStep::Reopen))?;
     let id = |fd| mount_of(fd, job.ids).map(|(id, _)| id).map_err(at(BpffsStep::Stat));
     if id(seen.as_fd())? != id(mount.as_fd())? {
         return Err(at(BpffsStep::Covered)(Errno::BUSY));
@@ -273,7 +264,7 @@ fn open_in(root: BorrowedFd<'_>, path: Option<&CString>, how: OFlags) -> Result<
 }
 
 /// The id of the mount that a descriptor is on, and whether the descriptor is that mount's root.
-fn mount_of(fd: BorrowedFd<'_>, ids: StatxFlags) -> Result<(u64, bool), Errno> {
+pub(super) fn mount_of(fd: BorrowedFd<'_>, ids: StatxFlags) -> Result<(u64, bool), Errno> {
     let stat = statx(fd, c"", AtFlags::EMPTY_PATH, ids)?;
     if !StatxFlags::from_bits_retain(stat.stx_mask).contains(ids) {
         return Err(Errno::NOSYS);

@@ -1,7 +1,7 @@
 //! The protocol between the forked child and its parent: messages of fixed size, built without memory allocation.
 
 /// Size of a report in bytes.
-pub(super) const REPORT_SIZE: usize = 24;
+pub(super) const REPORT_SIZE: usize = 16;
 
 /// The step in which a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,7 +10,6 @@ pub(super) enum BpffsStep {
     CloseFiles,
     Confine,
     EnterMountNs,
-    OpenRoot,
     EnterUserNs,
     BecomeRoot,
     OpenFs,
@@ -28,11 +27,10 @@ pub(super) enum BpffsStep {
 }
 
 impl BpffsStep {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 17] = [
         Self::CloseFiles,
         Self::Confine,
         Self::EnterMountNs,
-        Self::OpenRoot,
         Self::EnterUserNs,
         Self::BecomeRoot,
         Self::OpenFs,
@@ -55,7 +53,6 @@ impl BpffsStep {
             Self::CloseFiles => "close the other files of",
             Self::Confine => "limit the system calls of",
             Self::EnterMountNs => "enter the mount namespace of",
-            Self::OpenRoot => "open the container's root",
             Self::EnterUserNs => "enter the user namespace of",
             Self::BecomeRoot => "become root of",
             Self::OpenFs => "open a bpffs for",
@@ -72,11 +69,10 @@ impl BpffsStep {
     }
 
     /// The object of an error message.
-    pub(super) fn object(self, root: &std::path::Path, target: &str) -> String {
+    pub(super) fn object(self, target: &str) -> String {
         match self {
             Self::CloseFiles | Self::Confine | Self::Receive | Self::Send => "the bpffs process".into(),
             Self::EnterMountNs | Self::EnterUserNs | Self::BecomeRoot | Self::OpenFs => "the container".into(),
-            Self::OpenRoot => root.display().to_string(),
             _ => target.to_owned(),
         }
     }
@@ -98,8 +94,6 @@ pub(super) struct CallFailure {
 pub(super) struct OpenedTarget {
     /// The id of the mount that the directory is on, as [`super::inside::Job`] asks for it.
     pub mount_id: u64,
-    /// The id of the mount that the container's root is on.
-    pub root_mount_id: u64,
     /// True if the directory is the root of its mount.
     pub at_mount_root: bool,
     /// Number of missing components.
@@ -109,9 +103,6 @@ pub(super) struct OpenedTarget {
 /// A message from the child. The fs context comes with `OpenedTarget`, the minted token with `Done`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChildReport {
-    /// The child is in the namespaces, has opened the container's root, which is on the mount with this id, and has
-    /// not followed the target's path yet.
-    Inside(u64),
     Opened(OpenedTarget),
     Done,
     Failed(CallFailure),
@@ -138,32 +129,28 @@ pub(super) enum Exit {
 
 impl ChildReport {
     pub(super) fn encode(self) -> [u8; REPORT_SIZE] {
-        let (tag, flag, byte, small, a, b) = match self {
-            Self::Opened(o) => (1, u8::from(o.at_mount_root), o.missing, 0, o.mount_id, o.root_mount_id),
-            Self::Done => (2, 0, 0, 0, 0, 0),
-            Self::Inside(root_mount_id) => (4, 0, 0, 0, root_mount_id, 0),
-            Self::Failed(f) => (3, u8::from(f.left), f.step as u8, f.errno, u64::from(f.index), 0),
+        let (tag, flag, byte, small, a) = match self {
+            Self::Opened(o) => (1, u8::from(o.at_mount_root), o.missing, 0, o.mount_id),
+            Self::Done => (2, 0, 0, 0, 0),
+            Self::Failed(f) => (3, u8::from(f.left), f.step as u8, f.errno, u64::from(f.index)),
         };
         let [s0, s1, s2, s3] = small.to_ne_bytes();
         let [a0, a1, a2, a3, a4, a5, a6, a7] = a.to_ne_bytes();
-        let [b0, b1, b2, b3, b4, b5, b6, b7] = b.to_ne_bytes();
-        [tag, flag, byte, 0, s0, s1, s2, s3, a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7]
+        [tag, flag, byte, 0, s0, s1, s2, s3, a0, a1, a2, a3, a4, a5, a6, a7]
     }
 
     pub(super) fn decode(bytes: &[u8; REPORT_SIZE]) -> Option<Self> {
-        let [tag, flag, byte, _, s @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = bytes;
+        let [tag, flag, byte, _, s @ .., _, _, _, _, _, _, _, _] = bytes;
         let small = i32::from_ne_bytes(*s);
-        let wide = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
-        let (a, b) = (wide(8)?, wide(16)?);
+        let a = bytes.get(8..16).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes)?;
         let flag = *flag != 0;
         match tag {
-            1 => Some(Self::Opened(OpenedTarget { mount_id: a, root_mount_id: b, at_mount_root: flag, missing: *byte })),
+            1 => Some(Self::Opened(OpenedTarget { mount_id: a, at_mount_root: flag, missing: *byte })),
             2 => Some(Self::Done),
             3 => {
                 let step = *BpffsStep::ALL.get(usize::from(*byte))?;
                 Some(Self::Failed(CallFailure { step, errno: small, index: u32::try_from(a).ok()?, left: flag }))
             }
-            4 => Some(Self::Inside(a)),
             _ => None,
         }
     }
@@ -175,8 +162,8 @@ mod tests {
 
     #[test]
     fn reports_are_decoded_as_encoded() {
-        let opened = OpenedTarget { mount_id: u64::MAX - 7, root_mount_id: 12, at_mount_root: true, missing: 3 };
-        let mut reports = vec![ChildReport::Done, ChildReport::Inside(u64::MAX - 3), ChildReport::Opened(opened)];
+        let opened = OpenedTarget { mount_id: u64::MAX - 7, at_mount_root: true, missing: 3 };
+        let mut reports = vec![ChildReport::Done, ChildReport::Opened(opened)];
         for step in BpffsStep::ALL {
             reports.push(ChildReport::Failed(CallFailure { step, errno: 95, index: 7, left: true }));
             reports.push(ChildReport::Failed(CallFailure { step, errno: 1, index: 0, left: false }));

@@ -94,11 +94,13 @@ fn outside(target: &str, mount: &MountPoint) -> SysError {
 }
 
 /// Checks the directory that the child found or, if the target is missing, the one in which it will be created.
+/// `root_mount_id` is the mount that the container's root directory is on.
 ///
 /// `ours` reads the mountinfo of this process: a tmpfs that is mounted here too was bind mounted into the container
 /// from outside. Returns the id of the mount in mountinfo.
 pub(super) fn decide(
     target: &str,
+    root_mount_id: u64,
     opened: &OpenedTarget,
     theirs: &MountTable,
     ours: impl FnOnce() -> Result<String, SysError>,
@@ -111,7 +113,7 @@ pub(super) fn decide(
     if mount.kind == "bpf" && mount.source == SOURCE && opened.at_mount_root && opened.missing == 0 {
         return Err(BpffsError::MountedBefore { target: target.to_owned() }.into());
     }
-    let own_ground = opened.mount_id == opened.root_mount_id
+    let own_ground = opened.mount_id == root_mount_id
         || mount.root == Path::new("/")
             && match mount.kind.as_str() {
                 "sysfs" => true,
@@ -170,7 +172,11 @@ mod tests {
 ";
 
     fn verdict(opened: OpenedTarget) -> String {
-        match decide("/mnt/x", &opened, &MountTable::Text(CONTAINER.to_owned()), || Ok(HOST.to_owned())) {
+        verdict_below(90, opened)
+    }
+
+    fn verdict_below(root_mount_id: u64, opened: OpenedTarget) -> String {
+        match decide("/mnt/x", root_mount_id, &opened, &MountTable::Text(CONTAINER.to_owned()), || Ok(HOST.to_owned())) {
             Ok(_) => "fine".into(),
             Err(SysError::Bpffs(BpffsError::TargetHostMount { mount, .. })) => format!("outside: {mount}"),
             Err(SysError::Bpffs(BpffsError::TargetShared { mount, .. })) => format!("shared: {mount}"),
@@ -179,7 +185,7 @@ mod tests {
     }
 
     fn on(mount_id: u64) -> OpenedTarget {
-        OpenedTarget { mount_id, root_mount_id: 90, at_mount_root: false, missing: 0 }
+        OpenedTarget { mount_id, at_mount_root: false, missing: 0 }
     }
 
     #[test]
@@ -233,7 +239,7 @@ mod tests {
     #[test]
     fn shared_mounts_are_refused_even_as_the_root() {
         assert_eq!(verdict(on(96)), "shared: /lib/c/rootfs/mnt/shared");
-        assert_eq!(verdict(OpenedTarget { root_mount_id: 96, ..on(96) }), "shared: /lib/c/rootfs/mnt/shared");
+        assert_eq!(verdict_below(96, on(96)), "shared: /lib/c/rootfs/mnt/shared");
     }
 
     #[test]
