@@ -41,11 +41,7 @@ pub const FILTERS: u32 = 1 << 31;
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN.
 pub fn has_program(id: u32) -> Result<bool, Errno> {
-    match bpf::program_by_id(id) {
-        Ok(_) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(errno),
-    }
+    bpf::has_id(bpf::ObjectKind::Program, id)
 }
 
 /// The kernel's information about the link with an id; None if it does not exist.

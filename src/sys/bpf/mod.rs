@@ -93,22 +93,33 @@ pub fn link_by_id(id: u32) -> Result<OwnedFd, Errno> {
 
 /// Returns the ids of all objects of a kind in ascending order. Needs CAP_SYS_ADMIN.
 pub fn ids(kind: ObjectKind) -> Result<Vec<u32>, Errno> {
+    let mut found = Vec::new();
+    while let Some(id) = next_id(kind, found.last().copied().unwrap_or_default())? {
+        found.push(id);
+    }
+    Ok(found)
+}
+
+/// True if there is an object with this id. This takes one call, and no descriptor is made. Needs CAP_SYS_ADMIN.
+pub fn has_id(kind: ObjectKind, id: u32) -> Result<bool, Errno> {
+    Ok(id > 0 && next_id(kind, id - 1)? == Some(id))
+}
+
+/// The lowest id of an object above `start`.
+fn next_id(kind: ObjectKind, start: u32) -> Result<Option<u32>, Errno> {
     let cmd = match kind {
         ObjectKind::Program => BPF_PROG_GET_NEXT_ID,
         ObjectKind::Map => BPF_MAP_GET_NEXT_ID,
         ObjectKind::Link => BPF_LINK_GET_NEXT_ID,
     };
-    let mut found = Vec::new();
-    loop {
-        let mut attr = zeroed();
-        attr.__bindgen_anon_6.__bindgen_anon_1.start_id = found.last().copied().unwrap_or_default();
-        // SAFETY: the command only reads and writes two integers of `attr`.
-        match unsafe { call(cmd, &mut attr) } {
-            // SAFETY: every bit pattern of this union member is an integer.
-            Ok(_) => found.push(unsafe { attr.__bindgen_anon_6.next_id }),
-            Err(Errno::NOENT) => return Ok(found),
-            Err(error) => return Err(error),
-        }
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.start_id = start;
+    // SAFETY: the command only reads and writes two integers of `attr`.
+    match unsafe { call(cmd, &mut attr) } {
+        // SAFETY: every bit pattern of this union member is an integer.
+        Ok(_) => Ok(Some(unsafe { attr.__bindgen_anon_6.next_id })),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
