@@ -24,7 +24,7 @@ use std::path::Path;
 use heed::{RoTxn, RwTxn, WithoutTls};
 
 use super::publish::{self, Change};
-use super::{StoreError, Table};
+use super::{MAP_SIZE, StoreError, Table};
 use crate::model::event::ReleasedBy;
 use crate::model::ids::{ContainerId, OwnerNo};
 use crate::model::record::{self, LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord, init_of_damaged};
@@ -358,8 +358,12 @@ impl<'t> WriteTxn<'t> {
     fn is_nearly_full(&self) -> Result<bool, StoreError> {
         let stat = self.table.stat(&self.txn).map_err(|err| self.failed(err))?;
         let pages = stat.branch_pages.saturating_add(stat.leaf_pages).saturating_add(stat.overflow_pages);
+        let used = pages.saturating_mul(stat.page_size as usize);
         // A damaged page may contain any number.
-        Ok(pages.saturating_mul(stat.page_size as usize) > self.room / 8 * 7)
+        if used > self.room.max(MAP_SIZE) {
+            return Err(StoreError::damaged(self.path, "it claims to have more pages than a store can have"));
+        }
+        Ok(used > self.room / 8 * 7)
     }
 
     /// Returns the stored record, if it decodes, and its index entries. They are derived from the record, or found by

@@ -113,7 +113,10 @@ impl Child {
         // accesses only its own stack, and does not allocate.
         unsafe { command.pre_exec(close_on_exec) };
         let started = Instant::now();
-        let process = command.spawn().map_err(SysError::io("start", format!("the {} process", role.name())))?;
+        let process = command.spawn().map_err(|err| match err.raw_os_error() {
+            Some(libc::EAGAIN) => SysError::NoProcess { role: role.name() },
+            _ => SysError::io("start", format!("the {} process", role.name()))(err),
+        })?;
         let pidfd = pidfd_of(&process).map_err(SysError::io("open a pidfd of", format!("the {} process", role.name())));
         let pidfd = match pidfd {
             Ok(pidfd) => pidfd,

@@ -48,6 +48,16 @@ pub enum SysError {
         how: String,
     },
 
+    /// A child process or thread cannot be had (EAGAIN of clone(2)).
+    #[error(
+        "start the {role} process: the limit on processes is reached; raise pids.max of the cgroup (TasksMax= of the \
+         systemd unit) or RLIMIT_NPROC"
+    )]
+    NoProcess {
+        /// The role of the child.
+        role: &'static str,
+    },
+
     /// A message received over a socket violates the protocol.
     #[error("receive {what}: {problem}")]
     Message {

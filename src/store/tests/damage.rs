@@ -75,7 +75,7 @@ fn a_huge_page_count_is_an_error_not_an_overflow() {
         file.write_all_at(&(1_u64 << 60).to_ne_bytes(), page + 16 + 72 + 8).unwrap();
     }
     let store = Store::open(dir.path(), BOOT).unwrap();
-    assert!(matches!(add(&store, container("web"), Phase::Ready, 1), Err(StoreError::Full(_))));
+    assert!(matches!(add(&store, container("web"), Phase::Ready, 1), Err(StoreError::Damaged { .. })));
 }
 
 #[test]
