@@ -168,11 +168,6 @@ impl Store {
         &self.path
     }
 
-    /// Sets how long [`write`](Self::write) waits for other writers. The default is 10 s.
-    pub fn set_patience(&mut self, patience: Duration) {
-        self.patience = patience;
-    }
-
     /// Sets the deadline of this process. [`write`](Self::write) does not wait longer than that, but always at least
     /// one second, so that undo operations can still be written.
     pub fn give_up_by(&mut self, until: Instant) {

@@ -283,12 +283,6 @@ impl<'t> WriteTxn<'t> {
         Ok(OwnerNo(next))
     }
 
-    /// Keeps [`next_no`](Self::next_no) from returning numbers up to `no`: for pin directories that exist although no
-    /// record refers to them, for example after the store was lost.
-    pub fn skip_to(&mut self, no: OwnerNo) -> Result<(), StoreError> {
-        if self.last_no()? < no.0 { self.set_last_no(no.0) } else { Ok(()) }
-    }
-
     fn last_no(&self) -> Result<u64, StoreError> {
         let Some(bytes) = self.value(LAST_NO_KEY)? else { return Ok(0) };
         let bytes = bytes.try_into().map_err(|_| StoreError::damaged(self.path, "the last owner number is invalid"))?;

@@ -86,9 +86,8 @@ fn an_xdp_and_a_cgroup_program_share_a_map_and_are_gone_when_unpinned() {
     assert_eq!(program.info.name, "count_packets");
     assert_eq!(program.info.maps, loaded.ids.maps);
     assert!(program.memory.is_some_and(|bytes| bytes > 0) && program.info.verified_instructions > 0);
-    let map = inspect::map(&bed.directory, &PinName::map(0)).unwrap().unwrap();
-    assert_eq!((map.info.name.as_str(), map.info.max_entries, map.info.value_size), ("packets", 2, 8));
-    assert!(map.memory.is_some_and(|bytes| bytes > 0));
+    let map = bpf::map_info(bed.open_map(&loaded, "packets").as_fd()).unwrap();
+    assert_eq!((map.name.as_str(), map.max_entries, map.value_size), ("packets", 2, 8));
 
     // Removing the pin detaches.
     assert!(LinuxKernel.unpin(&bed.directory, &arrived.pin).unwrap());
