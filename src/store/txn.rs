@@ -24,7 +24,7 @@ use std::path::Path;
 use heed::{RoTxn, RwTxn, WithoutTls};
 
 use super::publish::{self, Change};
-use super::{StoreError, Table};
+use super::{RecordTable, StoreError};
 use crate::model::event::ReleasedBy;
 use crate::model::ids::{ContainerId, OwnerNo};
 use crate::model::record::{self, LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord, init_of_damaged};
@@ -47,12 +47,12 @@ const STEPS: u64 = 4;
 /// A snapshot of the store.
 pub struct ReadTxn<'t> {
     path: &'t Path,
-    table: Table,
+    table: RecordTable,
     txn: &'t RoTxn<'t, WithoutTls>,
 }
 
 impl<'t> ReadTxn<'t> {
-    pub(super) fn new(path: &'t Path, table: Table, txn: &'t RoTxn<'t, WithoutTls>) -> Self {
+    pub(super) fn new(path: &'t Path, table: RecordTable, txn: &'t RoTxn<'t, WithoutTls>) -> Self {
         Self { path, table, txn }
     }
 
@@ -220,7 +220,7 @@ impl<'t> ReadTxn<'t> {
 /// A write transaction. Its changes are not visible until [`super::Store::write`] has returned Ok.
 pub struct WriteTxn<'t> {
     path: &'t Path,
-    table: Table,
+    table: RecordTable,
     txn: RwTxn<'t>,
     /// Bytes that records may take; 0 if no record may be added.
     room: usize,
@@ -228,7 +228,7 @@ pub struct WriteTxn<'t> {
 }
 
 impl<'t> WriteTxn<'t> {
-    pub(super) fn new(path: &'t Path, table: Table, txn: RwTxn<'t>, room: usize) -> Self {
+    pub(super) fn new(path: &'t Path, table: RecordTable, txn: RwTxn<'t>, room: usize) -> Self {
         Self { path, table, txn, room, changes: Vec::new() }
     }
 

@@ -8,9 +8,9 @@ use crate::model::ids::PinName;
 use crate::model::manual::{LoadTask, ProgramToLoad};
 use crate::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use crate::model::plan::attach::{attach_type, check_kind, no_place};
-use crate::model::plan::make::{list, object};
+use crate::model::plan::make::object;
 use crate::model::plan::{OwnerPlan, PlanError, PlannedMap, PlannedProgram};
-use crate::model::text::is_symbol;
+use crate::model::text::{is_symbol, list};
 
 /// Everything that such a plan is based on.
 #[derive(Debug)]
