@@ -158,10 +158,10 @@ pub fn write_line(line: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
     use std::sync::{Mutex, mpsc};
 
     use super::*;
+    use crate::helper_process;
 
     const ROLE: &str = "DEADLINE_TEST_ROLE";
 
@@ -194,8 +194,8 @@ mod tests {
     const STATUS: u8 = 7;
 
     #[test]
-    fn child() {
-        let Ok(role) = std::env::var(ROLE) else { return };
+    fn stuck_process() {
+        let Some(role) = helper_process::task(ROLE) else { return };
         let stuck = Mutex::new(());
         if role == "blocked" {
             // Inherited by the deadline's thread, like the signal mask of the process that starts it.
@@ -221,11 +221,7 @@ mod tests {
     #[test]
     fn a_stuck_process_says_one_line_and_ends() {
         for role in ["stuck", "mute", "blocked"] {
-            let output = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "sys::deadline::tests::child", "--nocapture"])
-                .env(ROLE, role)
-                .output()
-                .unwrap();
+            let output = helper_process::command("sys::deadline::tests::stuck_process", ROLE, role).output().unwrap();
             assert_eq!(output.status.code(), Some(STATUS.into()), "{role}: {output:?}");
             assert_eq!(String::from_utf8_lossy(&output.stderr), "attach tcx \"count\" to eth0: out of time\n", "{role}");
         }

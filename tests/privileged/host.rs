@@ -13,6 +13,8 @@ use bpfman_hook::store::{Store, StoreError};
 use bpfman_hook::sys::mounts::{self, MountError, MountPoint};
 use bpfman_hook::sys::{cgroup, fsutil, pid};
 
+use crate::helper_process;
+
 const ROLE: &str = "HOST_TEST_ROLE";
 const PLACE: &str = "HOST_TEST_PLACE";
 
@@ -53,15 +55,16 @@ fn again(before: &[&str], role: &str, place: &Path) -> Command {
     let own = std::env::current_exe().unwrap();
     let mut words = before.iter().map(std::ffi::OsString::from).chain([own.into_os_string()]);
     let mut command = Command::new(words.next().unwrap());
-    command.args(words).args(["--exact", "host::child", "--nocapture"]).env(ROLE, role).env(PLACE, place);
+    command.args(words).args(["--exact", "host::host_process", "--nocapture"]).env(ROLE, role).env(PLACE, place);
     command
 }
 
+/// A helper process, not a test: it does what its role says.
 #[test]
-fn child() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+fn host_process() {
+    let Some(role) = helper_process::task(ROLE) else { return };
     let place = PathBuf::from(std::env::var_os(PLACE).unwrap());
-    match role.as_str() {
+    match role.to_str().unwrap() {
         "ensure" => match mounts::ensure_bpffs(&place) {
             Ok(()) => println!("fit"),
             Err(err) => println!("refused: {err}"),
