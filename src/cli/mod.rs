@@ -483,17 +483,21 @@ pub struct InstallTargets {
 }
 
 impl InstallTargets {
-    /// CRI-O's hook files on the host whose root directory is `host`.
+    /// CRI-O's hook files on the host whose root directory is `host`. The standby plugin runs gc.
     pub fn of_crio(host: &Path) -> Self {
+        Self { crio: true, no_timer: true, ..Self::on(host) }
+    }
+
+    /// Nothing yet, on the host whose root directory is `host`.
+    pub fn on(host: &Path) -> Self {
         Self {
             podman: false,
-            crio: true,
+            crio: false,
             containerd: ContainerdTargets::default(),
             service: service::ServiceTarget::default(),
             nri: nri::NriTarget::default(),
             metrics: watch::MetricsTarget::default(),
-            // The standby plugin runs gc.
-            no_timer: true,
+            no_timer: false,
             policy: None,
             registries: None,
             no_docs: false,

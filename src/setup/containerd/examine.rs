@@ -154,7 +154,6 @@ pub fn explain(error: &str) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::cli::InstallTargets;
-    use std::path::PathBuf;
 
     struct World {
         root: tempfile::TempDir,
@@ -175,22 +174,7 @@ mod tests {
         }
 
         fn examine(&self) -> Findings {
-            let targets = InstallTargets {
-                podman: false,
-                crio: false,
-                containerd: ContainerdTargets::default(),
-                service: Default::default(),
-                nri: Default::default(),
-                metrics: Default::default(),
-                no_timer: false,
-                policy: None,
-                registries: None,
-                no_docs: false,
-                prefix: PathBuf::from("/usr/local"),
-                destdir: Some(self.root.path().to_owned()),
-                dry_run: false,
-                format: Default::default(),
-            };
+            let targets = InstallTargets::on(self.root.path());
             examine(&InstallRoot::of(&targets, None), &targets.containerd)
         }
     }

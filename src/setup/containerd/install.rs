@@ -127,22 +127,8 @@ mod tests {
     fn targets(root: &Path, strict: bool) -> InstallTargets {
         let spec = root.join("spec.json");
         fs::write(&spec, SPEC).unwrap();
-        InstallTargets {
-            podman: false,
-            crio: false,
-            containerd: ContainerdTargets { containerd: true, strict, base_spec: Some(spec), ..ContainerdTargets::default() },
-            service: Default::default(),
-            nri: Default::default(),
-            metrics: Default::default(),
-            no_timer: false,
-            policy: None,
-            registries: None,
-            no_docs: false,
-            prefix: "/usr/local".into(),
-            destdir: Some(root.join("host")),
-            dry_run: false,
-            format: Default::default(),
-        }
+        let containerd = ContainerdTargets { containerd: true, strict, base_spec: Some(spec), ..ContainerdTargets::default() };
+        InstallTargets { containerd, ..InstallTargets::on(&root.join("host")) }
     }
 
     fn act<T>(
