@@ -215,11 +215,11 @@ mod tests {
         fs::write(&elsewhere, "version = 3\n").unwrap();
         std::os::unix::fs::symlink(&elsewhere, &config).unwrap();
         assert!(!act(&t, uninstall).1 && config.is_symlink());
-        // Mixed line ends could not be restored: refused before anything is written.
+        // Lines that end with CR LF could not be restored: refused before anything is written.
         fs::remove_file(&config).unwrap();
         fs::write(&config, "version = 3\r\nroot = 'x'\n").unwrap();
         let place = InstallRoot::of(&t, None);
         let error = install(&t, &place, &mut Installer::new(&place, false)).unwrap_err();
-        assert!(crate::sys::error::chain(&error).contains("line ends"), "{error}");
+        assert!(crate::sys::error::chain(&error).contains("its lines end with CR LF"), "{error}");
     }
 }
