@@ -427,9 +427,6 @@ pub struct DoctorArgs {
     /// Print only findings that are not ok
     #[arg(short, long)]
     pub quiet: bool,
-    /// Explain an error that containerd or a pod's event showed, if it is known, and examine nothing
-    #[arg(long, value_name = "TEXT")]
-    pub error: Option<String>,
     /// Output format
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
