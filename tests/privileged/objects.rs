@@ -228,7 +228,7 @@ fn classifiers_are_tcx_links_or_filters_and_are_removed_from_the_record() {
         metadata: std::collections::BTreeMap::new(),
         state: LinkState::Attached(None),
     };
-    netns.while_somebody_is_in_it(|| {
+    netns.while_a_process_is_in_it(|| {
         assert!(LinuxKernel.detach(&bed.directory, &record(&ingress.pin, Direction::Ingress, cookie)).unwrap());
     });
     assert!(!LinuxKernel.detach(&bed.directory, &record(&ingress.pin, Direction::Ingress, cookie)).unwrap());
@@ -236,7 +236,7 @@ fn classifiers_are_tcx_links_or_filters_and_are_removed_from_the_record() {
     let sent = seen().1;
     netns.send_to_itself(4);
     assert_eq!(seen().1, sent + 4, "the other one remains");
-    netns.while_somebody_is_in_it(|| {
+    netns.while_a_process_is_in_it(|| {
         assert!(LinuxKernel.detach(&bed.directory, &record(&egress.pin, Direction::Egress, cookie)).unwrap());
     });
     assert!(netns.is_quiet(|| seen().1));

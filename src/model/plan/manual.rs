@@ -81,10 +81,10 @@ fn program(inputs: &ManualInputs<'_>, wanted: &ProgramToLoad, pin: PinName) -> R
         _ => wanted.kind,
     };
     if !kind.manual() {
-        return Err(PlanError::NotByHand { function, kind });
+        return Err(PlanError::OnlyInContainers { function, kind });
     }
     if kind.scope() == Scope::Host && inputs.scope != Scope::Host {
-        return Err(PlanError::HostScopeByHand { function, kind, who: inputs.who.to_owned() });
+        return Err(PlanError::HostScopeManual { function, kind, who: inputs.who.to_owned() });
     }
     let target = if kind.fixed_at_load() { Some(target(wanted, kind, found)?) } else { None };
     Ok(PlannedProgram { function, kind, expected_attach_type: attach_type(kind), target, pin })

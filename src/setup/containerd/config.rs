@@ -144,7 +144,11 @@ impl ContainerdConfig {
             return refused("its last line has no line end; add one");
         }
         let config = Self::parse(text)?;
-        if config.text() == text { Ok(config) } else { refused("its layout would change; write it as containerd config dump does") }
+        if config.text() == text {
+            Ok(config)
+        } else {
+            refused("its layout would change; write it as containerd config dump does")
+        }
     }
 
     fn plugin(&self, name: &str) -> Option<&dyn TableLike> {
