@@ -178,7 +178,7 @@ pub enum ImageError {
         source: LayerError,
     },
     /// Only the cache and local images were searched, and the image is not there.
-    #[error("read {image}: it is not in the cache; fetch it with `bpfman-hook pull`")]
+    #[error("read {image}: it is not in the cache; pull it with `bpfman-hook pull`")]
     NotHere {
         /// The image.
         image: String,
@@ -248,7 +248,7 @@ pub enum ImageError {
         source: SysError,
     },
     /// The registry was too slow.
-    #[error("fetch {image}: registry {host} did not send it within {seconds} s; fetch it beforehand with `bpfman-hook pull`")]
+    #[error("fetch {image}: registry {host} did not send it within {seconds} s; pull it beforehand with `bpfman-hook pull`")]
     Timeout {
         /// The image.
         image: String,
@@ -259,7 +259,7 @@ pub enum ImageError {
     },
     /// Another process is fetching the image and has not finished within our deadline.
     #[error(
-        "fetch {image}: another process has been fetching it for {seconds} s or more; fetch it beforehand with `bpfman-hook pull`"
+        "fetch {image}: another process has been fetching it for {seconds} s or more; pull it beforehand with `bpfman-hook pull`"
     )]
     InFlight {
         /// The image.
@@ -277,7 +277,7 @@ pub enum ImageError {
     },
     /// The pull policy forbids the network and the cache cannot answer.
     #[error(
-        "fetch {image}: {problem}, and pull-policy {pull:?} forbids a request to the registry; fetch it with `bpfman-hook pull`"
+        "fetch {image}: {problem}, and pull-policy {pull:?} forbids a request to the registry; pull it with `bpfman-hook pull`"
     )]
     NotCached {
         /// The image.

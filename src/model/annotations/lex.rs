@@ -155,7 +155,7 @@ impl Lexer {
             (Quote::Inside, _) => self.push(letter),
             (_, ';' | '\n') => return self.end_entry(),
             (_, ' ' | '\t' | '\r') => self.end_word(),
-            (Quote::Closing, _) => return Err(self.fault("a blank or the end of the entry must follow the closing quote")),
+            (Quote::Closing, _) => return Err(self.fault("a blank or the entry's end must follow the closing quote")),
             (Quote::Outside, '\'') => {
                 if self.word.as_ref().is_some_and(|word| word.text.find('=') != Some(word.text.len() - 1)) {
                     return Err(self.fault("a quote is allowed only at the start of a word or directly after its ="));
@@ -243,7 +243,7 @@ mod tests {
             ("a 'b", Some((1, 4)), "a quote is not closed; write ' at its end"),
             ("a; b'c'", Some((2, 2)), "a quote is allowed only at the start of a word or directly after its ="),
             ("a=b='c'", Some((1, 5)), "a quote is allowed only at the start of a word or directly after its ="),
-            ("'a'b", Some((1, 4)), "a blank or the end of the entry must follow the closing quote"),
+            ("'a'b", Some((1, 4)), "a blank or the entry's end must follow the closing quote"),
             ("a;b\0", Some((2, 2)), "the character '\\0' is not allowed"),
             ("'\u{1b}'", Some((1, 2)), "the character '\\u{1b}' is not allowed"),
         ];

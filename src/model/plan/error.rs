@@ -91,7 +91,7 @@ pub enum PlanError {
     },
     /// Two XDP programs for one interface.
     #[error(
-        "attach xdp {function:?} to {iface}: the request attaches {other:?} there too, and an interface takes only one XDP program; request one of them"
+        "attach xdp {function:?} to {iface}: the request attaches {other:?} there too, and one interface takes only one XDP program; request one of them"
     )]
     TwoXdp {
         /// The second program.

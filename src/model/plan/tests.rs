@@ -308,7 +308,7 @@ fn impossible_plans_are_refused_with_the_reason() {
             },
             "podman configures the network of a container with a user namespace only after its hooks have run",
         ),
-        (vec![("pass", xdp("lo")), ("drop", xdp("lo"))], |_| {}, "an interface takes only one XDP program"),
+        (vec![("pass", xdp("lo")), ("drop", xdp("lo"))], |_| {}, "one interface takes only one XDP program"),
         (
             vec![("seen", tcx(None))],
             |_| {},
