@@ -99,8 +99,8 @@ bench: root dist
 	for program in f0 f1 f2 run container; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
 	python3 benches/bench.py --binary $(DIST) --floors $(OUT)/bench $(BENCH) $(if $(ACCEPT),--accept)
 	python3 benches/images.py --binary $(DIST) --floors $(OUT)/bench $(BENCH_IMAGES) $(if $(ACCEPT),--accept)
-	helper=$$($(CARGO) build --profile dist --locked --target $(TARGET) --bench by_hand --message-format=json | sed -n 's|.*"executable":"\([^"]*/by_hand-[^"]*\)".*|\1|p') && \
-	python3 benches/by_hand.py --binary $(DIST) --helper "$$helper" --floors $(OUT)/bench $(BENCH_BY_HAND) $(if $(ACCEPT),--accept)
+	helper=$$($(CARGO) build --profile dist --locked --target $(TARGET) --bench manual --message-format=json | sed -n 's|.*"executable":"\([^"]*/manual-[^"]*\)".*|\1|p') && \
+	python3 benches/manual.py --binary $(DIST) --helper "$$helper" --floors $(OUT)/bench $(BENCH_MANUAL) $(if $(ACCEPT),--accept)
 	python3 benches/nri.py --binary $(DIST) $(BENCH_NRI) $(if $(ACCEPT),--accept)
 	if tests/lab/containerd/packages.sh >/dev/null; then $(CARGO) test $(FLAGS) --test containerd measure:: -- --ignored --nocapture; fi
 

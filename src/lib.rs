@@ -4,6 +4,9 @@ pub mod cli;
 pub mod commands;
 pub mod doctor;
 pub mod grpc;
+#[cfg(test)]
+#[path = "../tests/support/helper_process.rs"]
+mod helper_process;
 pub mod hooks;
 pub mod image;
 pub mod kernel;

@@ -427,9 +427,6 @@ pub struct DoctorArgs {
     /// Print only findings that are not ok
     #[arg(short, long)]
     pub quiet: bool,
-    /// Explain an error that containerd or a pod's event showed, if it is known, and examine nothing
-    #[arg(long, value_name = "TEXT")]
-    pub error: Option<String>,
     /// Output format
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
@@ -483,17 +480,21 @@ pub struct InstallTargets {
 }
 
 impl InstallTargets {
-    /// CRI-O's hook files on the host whose root directory is `host`.
+    /// CRI-O's hook files on the host whose root directory is `host`. The standby plugin runs gc.
     pub fn of_crio(host: &Path) -> Self {
+        Self { crio: true, no_timer: true, ..Self::on(host) }
+    }
+
+    /// Nothing yet, on the host whose root directory is `host`.
+    pub fn on(host: &Path) -> Self {
         Self {
             podman: false,
-            crio: true,
+            crio: false,
             containerd: ContainerdTargets::default(),
             service: service::ServiceTarget::default(),
             nri: nri::NriTarget::default(),
             metrics: watch::MetricsTarget::default(),
-            // The standby plugin runs gc.
-            no_timer: true,
+            no_timer: false,
             policy: None,
             registries: None,
             no_docs: false,

@@ -40,14 +40,7 @@ use records::DamagedRecords;
 
 /// Checks the host and prints the findings; exit status 1 if a check fails.
 pub fn run(paths: &Paths, args: &DoctorArgs, kernel: &impl Kernel) -> Result<ExitCode, CommandError> {
-    let mut findings = match &args.error {
-        Some(error) => Findings(containerd::explain(error).into_iter().collect()),
-        None => examine(paths, kernel),
-    };
-    if findings.0.is_empty() && args.error.is_some() {
-        let problem = "it does not come from the node's configuration; run `bpfman-hook doctor` without --error";
-        return Err(CommandError::new(format!("explain the error: {problem}")));
-    }
+    let mut findings = examine(paths, kernel);
     let failed = findings.failed();
     if args.quiet {
         findings = findings.only_bad();

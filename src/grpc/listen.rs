@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::service::ServiceAddress;
 use crate::paths::Paths;
 use crate::sys::accounts;
-use crate::sys::activation::{Handed, Listener};
+use crate::sys::activation::Listener;
 use crate::sys::error::SysError;
 use crate::sys::fsutil::{self, TrustError};
 
@@ -86,7 +86,12 @@ impl Sockets {
     ///
     /// # Errors
     /// With the message for the administrator who starts the service.
-    pub fn open(paths: &Paths, handed: Vec<Handed>, address: Option<&ServiceAddress>, tls: bool) -> Result<Self, ListenError> {
+    pub fn open(
+        paths: &Paths,
+        handed: Vec<Listener>,
+        address: Option<&ServiceAddress>,
+        tls: bool,
+    ) -> Result<Self, ListenError> {
         if !handed.is_empty() && address.is_some() {
             return Err(ListenError::Both(handed.len()));
         }
@@ -105,7 +110,7 @@ impl Sockets {
                 }
             }
         } else {
-            Self { listeners: handed.into_iter().map(|handed| handed.listener).collect(), _own: None }
+            Self { listeners: handed, _own: None }
         };
         if !tls && sockets.listeners.iter().any(|listener| matches!(listener, Listener::Tcp(_))) {
             return Err(ListenError::NoTls);
@@ -199,7 +204,7 @@ mod tests {
         assert!(Sockets::open(&Paths::system(), Vec::new(), Some(&tcp), true).is_ok());
         let handed = || {
             let listener = Listener::Tcp(TcpListener::bind("127.0.0.1:0").unwrap());
-            vec![Handed { name: "unknown".to_owned(), listener }]
+            vec![listener]
         };
         assert!(matches!(Sockets::open(&Paths::system(), handed(), None, false), Err(ListenError::NoTls)));
         assert!(matches!(Sockets::open(&Paths::system(), handed(), Some(&tcp), true), Err(ListenError::Both(1))));

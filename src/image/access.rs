@@ -82,9 +82,9 @@ pub enum AccessError {
     Trust(#[source] TrustError),
     /// The same for a user's own file.
     #[error("read the credentials")]
-    Person(#[source] SysError),
+    UserFile(#[source] SysError),
     /// A credential helper failed.
-    #[error("ask for the credentials of {host}")]
+    #[error("get the credentials of {host}")]
     Helper {
         /// The registry.
         host: String,
@@ -202,7 +202,7 @@ fn credential(
             if !path.exists() && user_env.auth_file.is_none() {
                 continue;
             }
-            let text = read_text(&path, MAX).map_err(AccessError::Person)?;
+            let text = read_text(&path, MAX).map_err(AccessError::UserFile)?;
             if let Some(found) = in_file(&path, &text, host, repository, Some(user_env))? {
                 return Ok(Some(found));
             }

@@ -1,4 +1,4 @@
-//! //! Why an image or its object could not be used.
+//! Why an image or its object could not be used.
 
 use std::path::PathBuf;
 
@@ -19,13 +19,15 @@ pub enum ImageError {
         image: String,
     },
     /// The policy has no image rules, and there is no key for the default rule.
-    #[error("verify {image}: no key to verify it with; put public keys into /etc/bpfman-hook/keys, or write [[image]] rules")]
+    #[error(
+        "verify {image}: there is no key to verify it with; put public keys into /etc/bpfman-hook/keys, or write [[image]] rules"
+    )]
     NoKeys {
         /// The image.
         image: String,
     },
     /// It does not exist in the registry, the layout or the file system.
-    #[error("fetch {image}: no such image; check {}", where_it_would_be(.image))]
+    #[error("fetch {image}: there is no such image; check {}", where_it_would_be(.image))]
     NotFound {
         /// The image.
         image: String,
@@ -48,7 +50,9 @@ pub enum ImageError {
         names: Vec<String>,
     },
     /// A rule lists digests, and this image's is not among them.
-    #[error("verify {image}: {digest} is not among the digests of rule {rule}")]
+    #[error(
+        "verify {image}: rule {rule} does not list its digest {digest}; request a listed digest, or add this one to the rule"
+    )]
     DigestNotListed {
         /// The image.
         image: String,
@@ -113,7 +117,7 @@ pub enum ImageError {
     },
     /// Content that does not match its digest.
     #[error(
-        "read {image}: its {part} does not match its digest {expected} (found {found}): damaged or tampered with; fetch it again"
+        "read {image}: its {part} does not match its digest {expected} (found {found}): the content is damaged or tampered with; fetch it again"
     )]
     Tampered {
         /// The image.
@@ -146,7 +150,7 @@ pub enum ImageError {
         problem: String,
     },
     /// An index without an entry for this platform.
-    #[error("read {image}: it has no image for {wanted}, only {}", offered.join(", "))]
+    #[error("read {image}: it has no image for {wanted}{}; build it for this platform", only_for(.offered))]
     Platform {
         /// The image.
         image: String,
@@ -174,7 +178,7 @@ pub enum ImageError {
         source: LayerError,
     },
     /// Only the cache and local images were searched, and the image is not there.
-    #[error("read {image}: it is not in the cache; pull it with bpfman-hook pull")]
+    #[error("read {image}: it is not in the cache; pull it with `bpfman-hook pull`")]
     NotHere {
         /// The image.
         image: String,
@@ -244,7 +248,7 @@ pub enum ImageError {
         source: SysError,
     },
     /// The registry was too slow.
-    #[error("fetch {image}: registry {host} did not send it within {seconds} s; pull it beforehand with bpfman-hook pull")]
+    #[error("fetch {image}: registry {host} did not send it within {seconds} s; pull it beforehand with `bpfman-hook pull`")]
     Timeout {
         /// The image.
         image: String,
@@ -255,7 +259,7 @@ pub enum ImageError {
     },
     /// Another process is fetching the image and has not finished within our deadline.
     #[error(
-        "fetch {image}: another process has been fetching it for {seconds} s or more; pull it beforehand with bpfman-hook pull"
+        "fetch {image}: another process has been fetching it for {seconds} s or more; pull it beforehand with `bpfman-hook pull`"
     )]
     InFlight {
         /// The image.
@@ -264,7 +268,7 @@ pub enum ImageError {
         seconds: u64,
     },
     /// Another process fetched the image while we waited, and it was refused.
-    #[error("{reason} (found by another process that fetched {image} at the same time)")]
+    #[error("{reason} (another process found this, which fetched {image} at the same time)")]
     Shared {
         /// The image.
         image: String,
@@ -272,7 +276,9 @@ pub enum ImageError {
         reason: String,
     },
     /// The pull policy forbids the network and the cache cannot answer.
-    #[error("fetch {image}: {problem}, and pull-policy {pull:?} forbids asking the registry; pull it with bpfman-hook pull")]
+    #[error(
+        "fetch {image}: {problem}, and pull-policy {pull:?} forbids a request to the registry; pull it with `bpfman-hook pull`"
+    )]
     NotCached {
         /// The image.
         image: String,
@@ -303,6 +309,10 @@ impl ImageError {
     }
 }
 
+fn only_for(offered: &[String]) -> String {
+    if offered.is_empty() { String::new() } else { format!(", only for {}", offered.join(", ")) }
+}
+
 /// What to check if an image is not found.
 fn where_it_would_be(image: &str) -> &'static str {
     match image.split_once(':').map(|(transport, _)| transport) {
@@ -316,7 +326,7 @@ fn where_it_would_be(image: &str) -> &'static str {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayerError {
     /// No file is an ELF object.
-    #[error("it contains no BPF object, only {}", if .0.is_empty() { "nothing".to_owned() } else { .0.join(", ") })]
+    #[error("it contains no BPF object{}", if .0.is_empty() { String::new() } else { format!(", only {}", .0.join(", ")) })]
     None(Vec<String>),
     /// Several files are ELF objects.
     #[error("it contains several objects, {}; a bytecode image has one, or names one in the label io.ebpf.filename", .0.join(", "))]
@@ -368,7 +378,7 @@ pub enum LayerError {
         architecture: String,
     },
     /// A truncated or invalid archive or compressed stream.
-    #[error("its layer cannot be unpacked: {0}")]
+    #[error("its layer cannot be unpacked: {0}; build the image again")]
     Unpack(String),
 }
 
@@ -376,7 +386,7 @@ pub enum LayerError {
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// Users other than root could have written to it, or one of its files cannot be read.
-    #[error("open the image cache {path}, which may be removed at any time", path = path.display())]
+    #[error("open the image cache {path}, which you can remove at any time", path = path.display())]
     NotTrusted {
         /// The directory.
         path: PathBuf,
@@ -394,7 +404,7 @@ pub enum CacheError {
         source: SysError,
     },
     /// Another process has held the cache's lock for too long.
-    #[error("write the image cache {path}: another process has held its lock for {seconds} s", path = path.display())]
+    #[error("write the image cache {path}: another process has held its lock for {seconds} s; try again", path = path.display())]
     Busy {
         /// The directory.
         path: PathBuf,

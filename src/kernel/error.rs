@@ -1,12 +1,12 @@
 //! Errors of the operations on BPF objects.
 
 use crate::kernel::btf::BtfError;
+use crate::kernel::features::{Feature, Support};
 use crate::kernel::link::LinkError;
-use crate::kernel::object::ObjectError;
+use crate::kernel::object_error::ObjectError;
 use crate::kernel::review::ReviewRefusal;
 use crate::kernel::user_elf::UserElfError;
 use crate::kernel::verifier::VerifierLog;
-use crate::kernel::{Feature, Support};
 use crate::model::attach_point::ProgramKind;
 use crate::model::ids::PinName;
 use crate::sys::{Errno, SysError};

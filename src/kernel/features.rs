@@ -1,15 +1,96 @@
 //! Kernel features, determined by trying them. Each probe takes a few microseconds, leaves nothing behind, and needs
 //! the same capabilities as using the feature.
 
+use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use crate::kernel::load::KERNEL_BTF;
-use crate::kernel::{Feature, Support};
 use crate::sys::Errno;
 use crate::sys::bpf::probe::{self, NoTarget};
 use crate::sys::bpf::{self, ProgramLoad};
+
+/// The kernel's own BTF.
+pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// A kernel feature that not every kernel has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Feature {
+    /// BPF_TOKEN_CREATE and `delegate_*` mount options.
+    Token,
+    /// tcx links.
+    Tcx,
+    /// Links on cgroups.
+    CgroupLink,
+    /// Links on perf events, for tracepoints.
+    PerfLink,
+    /// Trampoline programs: fentry, fexit.
+    Tracing,
+    /// LSM programs.
+    Lsm,
+    /// Kprobes.
+    Kprobe,
+    /// Uprobes.
+    Uprobe,
+    /// The kernel's own BTF.
+    Btf,
+}
+
+impl Feature {
+    /// Every feature, in the order in which `doctor` lists them.
+    pub const ALL: [Self; 9] = [
+        Self::Token,
+        Self::Tcx,
+        Self::CgroupLink,
+        Self::PerfLink,
+        Self::Btf,
+        Self::Tracing,
+        Self::Lsm,
+        Self::Kprobe,
+        Self::Uprobe,
+    ];
+
+    /// The first kernel version that has it.
+    pub fn since(self) -> &'static str {
+        match self {
+            Self::Token => "6.9",
+            Self::Tcx => "6.6",
+            Self::CgroupLink => "5.7",
+            Self::PerfLink => "5.15",
+            Self::Tracing => "5.5",
+            Self::Lsm => "5.7",
+            Self::Kprobe | Self::Uprobe => "4.17",
+            Self::Btf => "5.4",
+        }
+    }
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Token => "BPF tokens",
+            Self::Tcx => "tcx links",
+            Self::CgroupLink => "cgroup links",
+            Self::PerfLink => "perf event links",
+            Self::Tracing => "fentry and fexit programs",
+            Self::Lsm => "LSM programs",
+            Self::Kprobe => "kprobes",
+            Self::Uprobe => "uprobes",
+            Self::Btf => "kernel BTF",
+        })
+    }
+}
+
+/// The result of a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Support {
+    /// The kernel has it.
+    Yes,
+    /// The kernel does not have it, or refuses it to root: the reason.
+    No(String),
+    /// The probe was inconclusive: the reason.
+    Unknown(String),
+}
 
 /// Probes for a feature.
 pub fn probe(feature: Feature) -> Support {

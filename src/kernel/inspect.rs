@@ -56,11 +56,6 @@ pub fn link_by_id(id: u32) -> Result<Option<LinkInfo>, Errno> {
     }
 }
 
-/// The kernel's information about a pinned map; None if the pin does not exist.
-pub fn map(directory: &Path, pin: &PinName) -> Result<Option<Inspected<MapInfo>>, KernelError> {
-    inspect(directory, pin, |object| bpf::map_info(object.as_fd()))
-}
-
 /// The kernel's information about a pinned link; None if the pin does not exist.
 pub fn link(directory: &Path, pin: &PinName) -> Result<Option<Inspected<LinkInfo>>, KernelError> {
     inspect(directory, pin, |object| match bpf::is_link(object.as_fd()) {

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 
 use crate::kernel::core_relo::CoreTarget;
 use crate::kernel::error::KernelError;
-use crate::kernel::{Feature, Support, features};
+use crate::kernel::features::{self, Feature, Support};
 use crate::model::attach_point::ProgramKind;
 use crate::model::plan::PlannedProgram;
 

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::kernel::core_relo::{CoreError, CoreTarget};
 use crate::kernel::elf::ElfRelocation;
 use crate::kernel::insn::{self, Insn, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
-use crate::kernel::object::{BpfObject, Function, ObjectError};
+use crate::kernel::object::{BpfObject, Function};
+use crate::kernel::object_error::ObjectError;
 use crate::model::reach;
 
 /// The kernel's limit: BPF_COMPLEXITY_LIMIT_INSNS of include/linux/bpf.h.

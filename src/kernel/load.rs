@@ -8,13 +8,14 @@ use std::path::Path;
 
 use crate::kernel::core_relo::CoreTarget;
 use crate::kernel::error::KernelError;
+use crate::kernel::features::{self, Feature, KERNEL_BTF, Support};
 use crate::kernel::fixup;
 use crate::kernel::link::{Linked, link};
 use crate::kernel::map::{self, MapDefinition, MapShape};
 use crate::kernel::object::{BpfObject, Function};
 use crate::kernel::review::review;
 use crate::kernel::verifier::VerifierLog;
-use crate::kernel::{Feature, LoadedIds, Support, features, kernel_function, pins, section};
+use crate::kernel::{LoadedIds, kernel_function, pins, section};
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::plan::{PlannedObject, PlannedProgram};
 use crate::model::reach;
@@ -22,8 +23,6 @@ use crate::sys::bpf::{self, BtfRecords, MapCreate, MapTypes, ProgramLoad};
 use crate::sys::caps::{self, Capability};
 use crate::sys::{Errno, SysError, machine};
 
-/// The running kernel's BTF.
-pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Sizes of the buffer for the verifier's log, tried until the log fits: the last one is the limit of old kernels, 16
 /// MiB.
 const LOG_SIZES: [usize; 3] = [64 << 10, 1 << 20, (16 << 20) - 1];

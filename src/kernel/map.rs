@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::kernel::btf::{Btf, BtfError, BtfKind, Type};
 use crate::kernel::elf::{Elf, MAX_OBJECT, SHT_NOBITS, SHT_PROGBITS, SymbolKind};
-use crate::kernel::object::ObjectError;
+use crate::kernel::object_error::ObjectError;
 use crate::sys::bpf::MapInfo;
 
 /// `enum bpf_map_type`

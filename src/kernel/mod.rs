@@ -24,6 +24,7 @@ mod link;
 mod load;
 mod map;
 mod object;
+mod object_error;
 pub mod pins;
 mod requirements;
 mod review;
@@ -36,7 +37,6 @@ mod verifier;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
@@ -44,10 +44,11 @@ pub use crate::kernel::btf::BtfError;
 pub use crate::kernel::core_relo::CoreError;
 pub use crate::kernel::elf::ElfError;
 pub use crate::kernel::error::KernelError;
+pub use crate::kernel::features::{Feature, Support};
 use crate::kernel::inspect::{Inspected, ProgramInfo};
 pub use crate::kernel::link::LinkError;
 use crate::kernel::object::BpfObject;
-pub use crate::kernel::object::ObjectError;
+pub use crate::kernel::object_error::ObjectError;
 pub use crate::kernel::requirements::{Requirement, Survey, SurveyedMap, SurveyedProgram, survey};
 pub use crate::kernel::review::{Objection, ReviewRefusal};
 pub use crate::kernel::token_reach::Probed;
@@ -58,85 +59,6 @@ use crate::model::ids::{OwnerNo, PinName};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{PlannedLink, PlannedObject};
 use crate::model::record::LinkRecord;
-
-/// A kernel feature that not every kernel has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Feature {
-    /// BPF_TOKEN_CREATE and `delegate_*` mount options.
-    Token,
-    /// tcx links.
-    Tcx,
-    /// Links on cgroups.
-    CgroupLink,
-    /// Links on perf events, for tracepoints.
-    PerfLink,
-    /// Trampoline programs: fentry, fexit.
-    Tracing,
-    /// LSM programs.
-    Lsm,
-    /// Kprobes.
-    Kprobe,
-    /// Uprobes.
-    Uprobe,
-    /// The kernel's own BTF.
-    Btf,
-}
-
-impl Feature {
-    /// Every feature, in the order in which `doctor` lists them.
-    pub const ALL: [Self; 9] = [
-        Self::Token,
-        Self::Tcx,
-        Self::CgroupLink,
-        Self::PerfLink,
-        Self::Btf,
-        Self::Tracing,
-        Self::Lsm,
-        Self::Kprobe,
-        Self::Uprobe,
-    ];
-
-    /// The first kernel version that has it.
-    pub fn since(self) -> &'static str {
-        match self {
-            Self::Token => "6.9",
-            Self::Tcx => "6.6",
-            Self::CgroupLink => "5.7",
-            Self::PerfLink => "5.15",
-            Self::Tracing => "5.5",
-            Self::Lsm => "5.7",
-            Self::Kprobe | Self::Uprobe => "4.17",
-            Self::Btf => "5.4",
-        }
-    }
-}
-
-impl fmt::Display for Feature {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Token => "BPF tokens",
-            Self::Tcx => "tcx links",
-            Self::CgroupLink => "cgroup links",
-            Self::PerfLink => "perf event links",
-            Self::Tracing => "fentry and fexit programs",
-            Self::Lsm => "LSM programs",
-            Self::Kprobe => "kprobes",
-            Self::Uprobe => "uprobes",
-            Self::Btf => "kernel BTF",
-        })
-    }
-}
-
-/// The result of a probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Support {
-    /// The kernel has it.
-    Yes,
-    /// The kernel does not have it, or refuses it to root: the reason.
-    No(String),
-    /// The probe was inconclusive: the reason.
-    Unknown(String),
-}
 
 /// Kernel ids of the loaded objects, in the order of the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -12,46 +12,9 @@ use crate::kernel::btf_ext::BtfExt;
 use crate::kernel::elf::{Elf, ElfError, ElfRelocation, SHT_NOBITS, SHT_PROGBITS, Symbol, SymbolKind};
 use crate::kernel::insn::{self, Insn};
 use crate::kernel::map::{self, MapDefinition, is_data_section, is_read_only};
+use crate::kernel::object_error::ObjectError;
 use crate::kernel::section;
 use crate::model::object::{GlobalFacts, GlobalType, MapFacts, ObjectFacts, ProgramFacts};
-
-/// Why an object cannot be used. The texts follow "read the BPF object: ".
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ObjectError {
-    /// The ELF file is not valid.
-    #[error(transparent)]
-    Elf(#[from] ElfError),
-    /// Its BTF is not valid.
-    #[error(transparent)]
-    Btf(#[from] BtfError),
-    /// A function whose start or length is not a multiple of the instruction size, or that leaves its section.
-    #[error("function {0} does not consist of whole instructions within its section")]
-    Function(String),
-    /// A map declaration that is not supported.
-    #[error("map {name} {why}")]
-    Map {
-        /// The map.
-        name: String,
-        /// What is wrong; follows the name.
-        why: &'static str,
-    },
-    /// A variable with different sizes in its symbol and its type.
-    #[error("variable {name} has {symbol} bytes according to its symbol, but {ty} according to its type")]
-    VariableSize {
-        /// The variable.
-        name: String,
-        /// The size in the symbol table.
-        symbol: u64,
-        /// The size in BTF.
-        ty: u64,
-    },
-    /// A variable that lies outside its section.
-    #[error("variable {0} lies outside its section")]
-    VariablePlace(String),
-    /// A licence that is not a NUL-terminated string.
-    #[error("its license section is not a string")]
-    License,
-}
 
 /// A function of an executable section.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::kernel::btf::{Btf, BtfKind, Type};
-use crate::kernel::load::KERNEL_BTF;
+use crate::kernel::features::KERNEL_BTF;
 use crate::model::delegation::Category;
 use crate::model::reach::{self, Call, MemoryRead, TokenReach, TypeAnswer, kernel_name};
 use crate::sys::Errno;

@@ -68,41 +68,30 @@ trait Stream: Read + Write + Send + 'static {
     fn cut(&self);
 }
 
-impl Stream for TcpStream {
-    fn handle(&self) -> io::Result<Self> {
-        self.try_clone()
-    }
+macro_rules! stream {
+    ($socket:ty) => {
+        impl Stream for $socket {
+            fn handle(&self) -> io::Result<Self> {
+                self.try_clone()
+            }
 
-    fn cut(&self) {
-        let _ = self.shutdown(std::net::Shutdown::Both);
-    }
+            fn cut(&self) {
+                let _ = self.shutdown(std::net::Shutdown::Both);
+            }
 
-    fn limit(&self, read: Duration, write: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(read)).and_then(|()| self.set_write_timeout(Some(write)))
-    }
+            fn limit(&self, read: Duration, write: Duration) -> io::Result<()> {
+                self.set_read_timeout(Some(read)).and_then(|()| self.set_write_timeout(Some(write)))
+            }
 
-    fn end(&self) {
-        let _ = self.shutdown(std::net::Shutdown::Write);
-    }
+            fn end(&self) {
+                let _ = self.shutdown(std::net::Shutdown::Write);
+            }
+        }
+    };
 }
 
-impl Stream for UnixStream {
-    fn handle(&self) -> io::Result<Self> {
-        self.try_clone()
-    }
-
-    fn cut(&self) {
-        let _ = self.shutdown(std::net::Shutdown::Both);
-    }
-
-    fn limit(&self, read: Duration, write: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(read)).and_then(|()| self.set_write_timeout(Some(write)))
-    }
-
-    fn end(&self) {
-        let _ = self.shutdown(std::net::Shutdown::Write);
-    }
-}
+stream!(TcpStream);
+stream!(UnixStream);
 
 /// Produces a page.
 pub type Pages = dyn Fn(Exposition) -> Result<String, CommandError> + Send + Sync;

@@ -327,9 +327,4 @@ impl ContainerConfig {
             source.starts_with(cgroup) || (cgroup.starts_with(&source) && source.is_absolute() && recursive)
         })
     }
-
-    /// True if the container's /sys is a bind mount, which podman creates for the host's network.
-    pub fn host_sysfs(&self) -> bool {
-        self.mounts.iter().any(|mount| mount.is_bind() && mount.destination == Path::new("/sys"))
-    }
 }

@@ -9,6 +9,17 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
+/// Names for a message: `a, b, c`, or `none`.
+pub fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 12;
+    let names: Vec<_> = names.collect();
+    match names.len() {
+        0 => "none".to_owned(),
+        n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+        _ => names.join(", "),
+    }
+}
+
 /// The known word that is most similar to `word`, if at most a third of the letters differ.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // The comparison is quadratic, and no known word is that long.

@@ -221,22 +221,7 @@ mod tests {
     impl Installed {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
-            let targets = InstallTargets {
-                containerd: Default::default(),
-                service: Default::default(),
-                nri: Default::default(),
-                metrics: Default::default(),
-                no_timer: false,
-                podman: true,
-                crio: false,
-                policy: None,
-                registries: None,
-                no_docs: false,
-                prefix: "/usr/local".into(),
-                destdir: Some(root.path().to_owned()),
-                dry_run: false,
-                format: Default::default(),
-            };
+            let targets = InstallTargets { podman: true, ..InstallTargets::on(root.path()) };
             assert_eq!(run(None, &InstallArgs { check: false, targets: targets.clone() }), Ok(ExitCode::SUCCESS));
             Self(root, targets)
         }

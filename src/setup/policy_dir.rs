@@ -119,22 +119,7 @@ mod tests {
         fs::create_dir_all(etc.join("policy.d")).unwrap();
         fs::create_dir_all(&given).unwrap();
         fs::write(etc.join("policy.d/10-node.toml"), "").unwrap();
-        let targets = InstallTargets {
-            podman: false,
-            crio: false,
-            containerd: Default::default(),
-            service: Default::default(),
-            nri: Default::default(),
-            metrics: Default::default(),
-            no_timer: false,
-            policy: None,
-            registries: None,
-            no_docs: false,
-            prefix: "/usr/local".into(),
-            destdir: Some(host.clone()),
-            dry_run: false,
-            format: Default::default(),
-        };
+        let targets = InstallTargets::on(&host);
         let place = InstallRoot::of(&targets, None);
         let act = || {
             let mut work = Installer::new(&place, false);

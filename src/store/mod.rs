@@ -76,7 +76,7 @@ const WRITER_FILE: &str = "writer";
 /// The temporary name of a store that is being created.
 const UNFINISHED: &str = "new";
 
-type Table = Database<'static, Bytes, Bytes>;
+type RecordTable = Database<'static, Bytes, Bytes>;
 
 /// The open store. Each process must open a directory at most once: LMDB's locks belong to the process, and closing a
 /// second environment would release those of the first. Dropping the value closes the store; child processes do not
@@ -100,7 +100,7 @@ pub struct Store {
 #[derive(Debug)]
 struct OpenEnvironment {
     env: Env<WithoutTls>,
-    table: Table,
+    table: RecordTable,
     /// The file system has no room for [`SPARE`].
     scarce: bool,
     /// The schema is the current one.
@@ -166,11 +166,6 @@ impl Store {
     /// The directory of this store, for messages.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Sets how long [`write`](Self::write) waits for other writers. The default is 10 s.
-    pub fn set_patience(&mut self, patience: Duration) {
-        self.patience = patience;
     }
 
     /// Sets the deadline of this process. [`write`](Self::write) does not wait longer than that, but always at least

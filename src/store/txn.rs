@@ -24,7 +24,7 @@ use std::path::Path;
 use heed::{RoTxn, RwTxn, WithoutTls};
 
 use super::publish::{self, Change};
-use super::{MAP_SIZE, StoreError, Table};
+use super::{MAP_SIZE, RecordTable, StoreError};
 use crate::model::event::ReleasedBy;
 use crate::model::ids::{ContainerId, OwnerNo};
 use crate::model::record::{self, LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord, init_of_damaged};
@@ -47,12 +47,12 @@ const STEPS: u64 = 4;
 /// A snapshot of the store.
 pub struct ReadTxn<'t> {
     path: &'t Path,
-    table: Table,
+    table: RecordTable,
     txn: &'t RoTxn<'t, WithoutTls>,
 }
 
 impl<'t> ReadTxn<'t> {
-    pub(super) fn new(path: &'t Path, table: Table, txn: &'t RoTxn<'t, WithoutTls>) -> Self {
+    pub(super) fn new(path: &'t Path, table: RecordTable, txn: &'t RoTxn<'t, WithoutTls>) -> Self {
         Self { path, table, txn }
     }
 
@@ -220,7 +220,7 @@ impl<'t> ReadTxn<'t> {
 /// A write transaction. Its changes are not visible until [`super::Store::write`] has returned Ok.
 pub struct WriteTxn<'t> {
     path: &'t Path,
-    table: Table,
+    table: RecordTable,
     txn: RwTxn<'t>,
     /// Bytes that records may take; 0 if no record may be added.
     room: usize,
@@ -228,7 +228,7 @@ pub struct WriteTxn<'t> {
 }
 
 impl<'t> WriteTxn<'t> {
-    pub(super) fn new(path: &'t Path, table: Table, txn: RwTxn<'t>, room: usize) -> Self {
+    pub(super) fn new(path: &'t Path, table: RecordTable, txn: RwTxn<'t>, room: usize) -> Self {
         Self { path, table, txn, room, changes: Vec::new() }
     }
 
@@ -281,12 +281,6 @@ impl<'t> WriteTxn<'t> {
         let next = next.ok_or_else(|| StoreError::damaged(self.path, "the last owner number is invalid"))?;
         self.set_last_no(next)?;
         Ok(OwnerNo(next))
-    }
-
-    /// Keeps [`next_no`](Self::next_no) from returning numbers up to `no`: for pin directories that exist although no
-    /// record refers to them, for example after the store was lost.
-    pub fn skip_to(&mut self, no: OwnerNo) -> Result<(), StoreError> {
-        if self.last_no()? < no.0 { self.set_last_no(no.0) } else { Ok(()) }
     }
 
     fn last_no(&self) -> Result<u64, StoreError> {

@@ -19,17 +19,8 @@ pub enum Listener {
     Tcp(TcpListener),
 }
 
-/// A socket that was passed.
-#[derive(Debug)]
-pub struct Handed {
-    /// Its name from LISTEN_FDNAMES, or `unknown`.
-    pub name: String,
-    /// The socket, close-on-exec and non-blocking.
-    pub listener: Listener,
-}
-
-/// Takes the sockets that were passed to this process: none if `LISTEN_FDS` is not set, or is for another process. It
-/// must be called once, before other descriptors are opened.
+/// Takes the sockets that were passed to this process, close-on-exec and non-blocking: none if `LISTEN_FDS` is not set,
+/// or is for another process. It must be called once, before other descriptors are opened.
 ///
 /// The variables stay in the environment, since changing it is not safe once there are threads. They carry this
 /// process's pid, so that child processes ignore them.
@@ -37,16 +28,15 @@ pub struct Handed {
 /// # Errors
 /// If the variables are malformed, or one of the descriptors is not a listening stream socket: a unit with
 /// `Accept=yes`, or a datagram socket.
-pub fn take() -> Result<Vec<Handed>, SysError> {
+pub fn take() -> Result<Vec<Listener>, SysError> {
     let passed = sd_notify::listen_fds_with_names().map_err(SysError::io("take", "the sockets of LISTEN_FDS"))?;
-    let handed = passed.map(|(fd, name)| {
+    let listeners = passed.map(|(fd, name)| {
         // SAFETY: the call above found it open, and by the LISTEN_FDS protocol it belongs to this process; nothing else
         // has taken it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let listener = listener(fd).map_err(SysError::io("take", format!("the socket {name}")))?;
-        Ok(Handed { name, listener })
+        listener(fd).map_err(SysError::io("take", format!("the socket {name}")))
     });
-    handed.collect()
+    listeners.collect()
 }
 
 fn listener(fd: OwnedFd) -> io::Result<Listener> {

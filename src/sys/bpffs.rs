@@ -25,7 +25,7 @@
 //! and the directories again. Nothing is held afterwards: a descriptor of the bpffs would keep everything pinned in it
 //! alive beyond the end of the container.
 
-mod error;
+pub(super) mod error;
 mod filter;
 mod inside;
 mod message;
@@ -50,7 +50,8 @@ use crate::sys::bpf;
 use crate::sys::mounts::MountPoint;
 use crate::sys::statmount::NamespaceMounts;
 use crate::sys::token::TokenError;
-use inside::{Job, MAX_DEPTH};
+use error::MAX_DEPTH;
+use inside::Job;
 use message::{BpffsStep, CallFailure, ChildReport};
 use place::MountTable;
 use process::BpffsChild;

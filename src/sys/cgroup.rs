@@ -74,7 +74,6 @@ pub fn parse_v2(text: &str) -> Option<CgroupPath> {
 #[derive(Debug)]
 pub struct Hierarchy {
     mount: OwnedFd,
-    point: PathBuf,
     /// The mounted cgroup, as shown in our cgroup namespace.
     root: PathBuf,
 }
@@ -91,15 +90,10 @@ impl Hierarchy {
             // Another mount may cover it.
             let kind = fstatfs(&fd).map_err(SysError::io("find the file system of", mount.point.display().to_string()))?.f_type;
             if u64::try_from(kind).is_ok_and(|kind| kind == CGROUP2_SUPER_MAGIC) {
-                return Ok(Some(Self { mount: fd, point: mount.point, root: mount.root }));
+                return Ok(Some(Self { mount: fd, root: mount.root }));
             }
         }
         Ok(None)
-    }
-
-    /// The mount point.
-    pub fn point(&self) -> &Path {
-        &self.point
     }
 
     /// Opens a cgroup's directory by its path in the form of [`CgroupPath`]. The descriptor keeps the cgroup's id
@@ -481,11 +475,7 @@ mod tests {
     fn a_path_outside_of_the_mount_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("web")).unwrap();
-        let hierarchy = |root: &str| Hierarchy {
-            mount: File::open(dir.path()).unwrap().into(),
-            point: dir.path().into(),
-            root: root.into(),
-        };
+        let hierarchy = |root: &str| Hierarchy { mount: File::open(dir.path()).unwrap().into(), root: root.into() };
         assert!(hierarchy("/").open(Path::new("/web")).is_ok());
         assert!(hierarchy("/..").open(Path::new("/../web")).is_ok());
         assert!(hierarchy("/pod").open(Path::new("/pod/web")).is_ok());

@@ -16,7 +16,7 @@ pub fn unix_seconds() -> u64 {
 
 /// Time since boot, including suspend (CLOCK_BOOTTIME), comparable between processes of one boot. It differs in a time
 /// namespace. Runtimes run hooks in their own time namespace, so all hook processes agree.
-pub fn since_boot() -> Duration {
+fn since_boot() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }

@@ -7,13 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::sys::clock;
 use crate::sys::error::SysError;
-
-/// The soft deadline has passed: the operation stops and the caller undoes its changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("give up after {:.0} s, so that changes can be undone before the runtime kills the hook", .0.as_secs_f64())]
-pub struct Expired(pub Duration);
 
 /// The size of the thread's stack in bytes.
 const STACK: usize = 64 * 1024;
@@ -30,7 +24,6 @@ const PATIENCE_FOR_WORDS: Duration = Duration::from_millis(500);
 pub struct Deadline {
     started: Instant,
     soft: Duration,
-    hard: Duration,
     off: Arc<AtomicBool>,
 }
 
@@ -69,38 +62,16 @@ impl Deadline {
     }
 
     fn start_ending(soft: Duration, grace: Duration, end: impl FnOnce() + Send + 'static) -> Result<Self, SysError> {
-        let (started, hard) = (Instant::now(), soft + grace);
+        let started = Instant::now();
         let off = Arc::new(AtomicBool::new(false));
-        let waiter = Waiter { time: hard, off: Arc::clone(&off), end: Box::new(end) };
+        let waiter = Waiter { time: soft + grace, off: Arc::clone(&off), end: Box::new(end) };
         start_thread(Box::new(waiter)).map_err(SysError::io("start the thread", "deadline"))?;
-        Ok(Self { started, soft, hard, off })
+        Ok(Self { started, soft, off })
     }
 
     /// Time until the soft deadline; zero once it has passed. Pass this to operations with a timeout.
     pub fn remaining(&self) -> Duration {
         self.soft.saturating_sub(self.started.elapsed())
-    }
-
-    /// True once the soft deadline has passed.
-    pub fn expired(&self) -> bool {
-        self.remaining().is_zero()
-    }
-
-    /// Returns an error once the soft deadline has passed. To be called between steps.
-    pub fn check(&self) -> Result<(), Expired> {
-        if self.expired() { Err(Expired(self.soft)) } else { Ok(()) }
-    }
-
-    /// Time until the hard deadline, for undo steps.
-    pub fn remaining_for_undoing(&self) -> Duration {
-        self.hard.saturating_sub(self.started.elapsed())
-    }
-
-    /// The time at which this process is certainly gone, in whole seconds since boot (CLOCK_BOOTTIME), as used in
-    /// records. On a host that was suspended it is later: the deadline's clock stops during suspend, so other
-    /// processes must also check whether this one is alive.
-    pub fn gone_by(&self) -> u64 {
-        (clock::since_boot() + self.remaining_for_undoing()).as_secs() + 1
     }
 }
 
@@ -187,10 +158,10 @@ pub fn write_line(line: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
     use std::sync::{Mutex, mpsc};
 
     use super::*;
+    use crate::helper_process;
 
     const ROLE: &str = "DEADLINE_TEST_ROLE";
 
@@ -200,12 +171,11 @@ mod tests {
         let (soft, grace) = (Duration::from_millis(40), Duration::from_millis(60));
         let before = Instant::now();
         let deadline = Deadline::start_ending(soft, grace, move || sender.send(Instant::now()).unwrap()).unwrap();
-        assert!(!deadline.expired() && deadline.check().is_ok() && deadline.remaining() <= soft);
-        while !deadline.expired() {
+        assert!(deadline.remaining() <= soft);
+        while !deadline.remaining().is_zero() {
             thread::yield_now();
         }
-        assert_eq!(deadline.check(), Err(Expired(soft)));
-        assert!(before.elapsed() >= soft && deadline.remaining_for_undoing() <= grace);
+        assert!(before.elapsed() >= soft);
         let end = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(end - before >= soft + grace);
     }
@@ -220,19 +190,12 @@ mod tests {
         assert_eq!(receiver.recv(), Err(mpsc::RecvError), "the thread has ended and dropped the sender");
     }
 
-    #[test]
-    fn the_latest_end_time_is_published() {
-        let deadline = Deadline::start_ending(Duration::from_secs(20), Duration::from_secs(4), || {}).unwrap();
-        let gone = deadline.gone_by();
-        assert!((24..=26).contains(&(gone - clock::boot_seconds())), "{gone}");
-    }
-
     /// Not 0, 1 or 101, which a process that ends otherwise could return.
     const STATUS: u8 = 7;
 
     #[test]
-    fn child() {
-        let Ok(role) = std::env::var(ROLE) else { return };
+    fn stuck_process() {
+        let Some(role) = helper_process::task(ROLE) else { return };
         let stuck = Mutex::new(());
         if role == "blocked" {
             // Inherited by the deadline's thread, like the signal mask of the process that starts it.
@@ -258,11 +221,7 @@ mod tests {
     #[test]
     fn a_stuck_process_says_one_line_and_ends() {
         for role in ["stuck", "mute", "blocked"] {
-            let output = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "sys::deadline::tests::child", "--nocapture"])
-                .env(ROLE, role)
-                .output()
-                .unwrap();
+            let output = helper_process::command("sys::deadline::tests::stuck_process", ROLE, role).output().unwrap();
             assert_eq!(output.status.code(), Some(STATUS.into()), "{role}: {output:?}");
             assert_eq!(String::from_utf8_lossy(&output.stderr), "attach tcx \"count\" to eth0: out of time\n", "{role}");
         }

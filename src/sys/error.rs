@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::sys::bpffs::BpffsError;
+use crate::sys::bpffs::error::BpffsError;
 use crate::sys::token::TokenError;
 
 /// The error of this layer. Variants other than `Io` exist because a caller matches on them or because their message

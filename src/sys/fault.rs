@@ -85,16 +85,16 @@ extern "C" fn on_fault(signal: libc::c_int, _info: *mut libc::siginfo_t, _contex
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
-    use std::process::{Command, Output};
+    use std::process::Output;
 
     use super::*;
+    use crate::helper_process;
 
     const ROLE: &str = "FAULT_TEST_ROLE";
 
     /// Runs one test of this binary in a separate process, since it ends that process.
     fn again(role: &str) -> Output {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "sys::fault::tests::child", "--nocapture"]).env(ROLE, role).output().unwrap()
+        helper_process::command("sys::fault::tests::faulting_process", ROLE, role).output().unwrap()
     }
 
     fn fault() {
@@ -103,23 +103,24 @@ mod tests {
     }
 
     #[test]
-    fn child() {
-        match std::env::var(ROLE).as_deref() {
-            Ok("inside") => {
+    fn faulting_process() {
+        let Some(role) = helper_process::task(ROLE) else { return };
+        match role.to_str() {
+            Some("inside") => {
                 install("use the store: it is damaged");
                 inside(|| assert_eq!(1, 1));
                 inside(fault);
             }
-            Ok("outside") => {
+            Some("outside") => {
                 install("use the store: it is damaged");
                 inside(|| {});
                 fault();
             }
-            Ok("other thread") => {
+            Some("other thread") => {
                 install("use the store: it is damaged");
                 inside(|| std::thread::spawn(fault).join()).unwrap();
             }
-            _ => {}
+            other => panic!("no role {other:?}"),
         }
     }
 

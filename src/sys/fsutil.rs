@@ -16,7 +16,7 @@ use rustix::process::geteuid;
 
 use crate::sys::error::SysError;
 pub use crate::sys::memfd::{read_sealed, sealed_memfd};
-pub use crate::sys::trusted::{ReadError, TrustError, TrustedRoot, open_trusted_dir, read_capped, read_trusted_file};
+pub use crate::sys::trusted::{ReadError, TrustError, TrustedRoot, read_capped, read_trusted_file};
 
 /// Reads a regular text file of at most `max` bytes in a directory that the caller trusts, such as a bundle.
 pub fn read_text(path: &Path, max: usize) -> Result<String, SysError> {
@@ -47,19 +47,9 @@ pub fn touch(path: &Path) -> Result<(), SysError> {
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(SysError::io("touch", path.display().to_string()))
 }
 
-/// [`unlink_if_present`] for a name in an open directory.
-pub fn unlink_at_if_present(directory: impl AsFd, name: &str) -> Result<bool, SysError> {
-    removed(unlinkat(directory, name, AtFlags::empty()), "remove", Path::new(name))
-}
-
 /// Removes an empty directory. Returns true if it existed. A directory that is not empty is an error.
 pub fn remove_dir_if_present(path: &Path) -> Result<bool, SysError> {
     removed(unlinkat(CWD, path, AtFlags::REMOVEDIR), "remove the directory", path)
-}
-
-/// [`remove_dir_if_present`] for a name in an open directory.
-pub fn remove_dir_at_if_present(directory: impl AsFd, name: &str) -> Result<bool, SysError> {
-    removed(unlinkat(directory, name, AtFlags::REMOVEDIR), "remove the directory", Path::new(name))
 }
 
 fn removed(result: Result<(), Errno>, doing: &'static str, path: &Path) -> Result<bool, SysError> {
@@ -163,8 +153,6 @@ pub enum OpenAs {
     DirectoryPath,
     /// A directory that can be listed; BPF_TOKEN_CREATE accepts this kind.
     Directory,
-    /// A file for reading; a fifo without a writer does not block.
-    File,
 }
 
 impl OpenAs {
@@ -174,7 +162,6 @@ impl OpenAs {
                 Self::Path => OFlags::PATH,
                 Self::DirectoryPath => OFlags::PATH | OFlags::DIRECTORY,
                 Self::Directory => OFlags::RDONLY | OFlags::DIRECTORY,
-                Self::File => OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
             }
     }
 }
@@ -432,16 +419,13 @@ mod tests {
         let (file, sub) = (dir.path().join("f"), dir.path().join("d"));
         fs::write(&file, "").unwrap();
         fs::create_dir(&sub).unwrap();
-        let held = File::open(dir.path()).unwrap();
         for there in [true, false] {
             assert_eq!(unlink_if_present(&file).unwrap(), there);
             assert_eq!(remove_dir_if_present(&sub).unwrap(), there);
-            assert!(!unlink_at_if_present(&held, "f").unwrap());
         }
         fs::create_dir(&sub).unwrap();
         fs::write(sub.join("x"), "").unwrap();
         assert!(remove_dir_if_present(&sub).is_err() && unlink_if_present(&sub).is_err());
-        assert!(remove_dir_at_if_present(&held, "d").is_err());
         assert!(remove_tree(&sub).unwrap() && !remove_tree(&sub).unwrap());
     }
 
@@ -477,9 +461,7 @@ mod tests {
         symlink("/", root.join("sys")).unwrap();
         symlink("/proc/self/root", root.join("magic")).unwrap();
         let held = File::open(&root).unwrap();
-        let read = |path: &str| {
-            open_beneath(&held, Path::new(path), OpenAs::File).map(|fd| io::read_to_string(File::from(fd)).unwrap())
-        };
+        let read = |path: &str| open_regular_beneath(&held, Path::new(path)).map(|(file, _)| io::read_to_string(file).unwrap());
         for inside in ["secret", "/secret", "../secret", "run/../../secret", "sys/secret", "sys/sys/../secret"] {
             assert_eq!(read(inside).unwrap(), "mine", "{inside}");
         }

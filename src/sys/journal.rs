@@ -24,7 +24,6 @@ const MAX_VALUE: usize = 16 << 10;
 pub enum Priority {
     Error = 3,
     Warning = 4,
-    Notice = 5,
     Info = 6,
 }
 

@@ -27,9 +27,6 @@ pub enum Namespace {
 }
 
 impl Namespace {
-    /// All kinds, in the order of [`Namespaces`]' fields.
-    pub const ALL: [Self; 5] = [Self::User, Self::Mount, Self::Network, Self::Pid, Self::Cgroup];
-
     /// The path below `/proc/<pid>`.
     pub fn file(self) -> &'static str {
         match self {

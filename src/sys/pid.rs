@@ -65,11 +65,6 @@ impl PidFd {
         }
     }
 
-    /// The number with which it was opened.
-    pub fn pid(&self) -> Pid {
-        self.pid
-    }
-
     /// Kills this process, and never another one that reused its number. Succeeds if the process has already ended.
     pub fn kill(&self) -> Result<(), SysError> {
         match rustix::process::pidfd_send_signal(&self.fd, rustix::process::Signal::KILL) {
@@ -287,11 +282,6 @@ impl Process {
         &self.pidfd
     }
 
-    /// The procfs directory (O_PATH).
-    pub fn directory(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
-    }
-
     /// The inodes of the process's namespaces.
     pub fn namespaces(&self) -> Result<Namespaces, ProcessError> {
         Namespaces::read(self.directory.as_fd()).map_err(|errno| self.failed("read the namespaces of process", errno))
@@ -364,36 +354,6 @@ impl Process {
     pub fn status(&self) -> Result<ProcessStatus, ProcessError> {
         let text = read_file(&self.directory, self.pid(), "status")?;
         ProcessStatus::parse(&text).ok_or_else(|| unreadable(self.pid(), "status", "a line of proc(5) is missing"))
-    }
-
-    /// The effective uid, as seen from our user namespace.
-    pub fn uid(&self) -> Result<u32, ProcessError> {
-        Ok(self.status()?.uid.1)
-    }
-
-    /// The children of all its threads. Exact only while they are stopped (proc(5), `children`).
-    pub fn children(&self) -> Result<Vec<Pid>, ProcessError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let tasks = openat(&self.directory, "task", flags, Mode::empty())
-            .and_then(rustix::fs::Dir::new)
-            .map_err(|errno| self.failed("list the threads of process", errno))?;
-        let mut children = Vec::new();
-        for task in tasks {
-            let task = task.map_err(|errno| self.failed("list the threads of process", errno))?;
-            let name = task.file_name().to_string_lossy();
-            if name.starts_with('.') {
-                continue;
-            }
-            match read_below(&self.directory, &format!("task/{name}/children")) {
-                Ok(text) => children.extend(text.split_whitespace().filter_map(|word| Pid::new(word.parse().ok()?).ok())),
-                Err(err) if matches!(err.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {} // that thread has ended
-                Err(err) => return Err(SysError::io("read the children of process", self.shown())(err).into()),
-            }
-        }
-        if !self.pidfd.is_alive()? {
-            return Err(ProcessError::Gone(self.pid()));
-        }
-        Ok(children)
     }
 
     fn shown(&self) -> String {
@@ -555,9 +515,6 @@ mod tests {
         assert_eq!(process.namespaces().unwrap(), own_namespaces().unwrap());
         assert_eq!(process.status().unwrap().parent, std::process::id());
         assert!(process.cgroup_text().unwrap().contains("0::") && process.mountinfo().unwrap().contains(" / "));
-        assert_eq!(process.children().unwrap(), []);
-        let own = open_process(own_identity().unwrap().pid).unwrap();
-        assert!(own.children().unwrap().contains(&pid));
         assert!(process.is_within_pid_namespace(process.namespaces().unwrap().pid).unwrap());
         assert!(!process.is_within_pid_namespace(1).unwrap());
         assert!(process.open_namespace(Namespace::Network).is_ok());
@@ -570,7 +527,6 @@ mod tests {
         assert!(!is_alive(&process.identity()).unwrap());
         assert!(matches!(process.status(), Err(ProcessError::Gone(_))));
         assert!(matches!(process.namespaces(), Err(ProcessError::Gone(_))));
-        assert!(matches!(process.children(), Err(ProcessError::Gone(_))));
     }
 
     #[test]

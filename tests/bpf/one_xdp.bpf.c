@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
-// One XDP program and one map, as small as they get: for benches/by_hand.py.
+// One XDP program and one map, as small as they get: for benches/manual.py.
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 

@@ -96,12 +96,14 @@ fn a_path_outside_the_allowed_places(world: &mut World) {
 
 fn a_missing_mount_point_is_created(world: &mut World) {
     let bundle = Bundle::new(&world.lab, "made").ask("delegate", "maps").ask("bpffs-path", "/run/deep/bpf");
-    let bundle = bundle.script("echo ready; read go").write();
+    let bundle = bundle.script("/bin/busybox mkdir /run/deep/bpf/x && echo ready; read go").write();
     let running = world.start(&bundle);
     let options = bpffs_options(Runtime::Runc.init(&world.lab, &bundle.id), "/run/deep/bpf");
     assert!(options.contains("delegate_cmds=map_create"), "{options}");
     running.finish();
-    assert!(!bundle.dir.join("rootfs/run/deep/bpf").join("x").exists());
+    // The container's directory was in the bpffs, which is gone; the mount point below it is empty.
+    let left: Vec<_> = fs::read_dir(bundle.dir.join("rootfs/run/deep/bpf")).expect("the mount point stays").collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// A FUSE file system whose daemon answers the mount's requests and then nothing.

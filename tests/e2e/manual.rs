@@ -284,7 +284,7 @@ fn credentials_are_for_one_image_only() {
     lab.ours(&["image", "push", &made, &image, "--registry-auth", LOGIN]);
 
     let asked = ["load", "image", "--image-url", &image, "--programs", "xdp:count_packets"];
-    refused(&lab, &asked, 1, "asks for credentials");
+    refused(&lab, &asked, 1, "requires credentials");
     refused(&lab, &[&asked[..], &["--registry-auth", "c2VjcmV0"]].concat(), 2, "--registry-auth: it is not user:password");
     refused(&lab, &[&asked[..], &["--registry-auth", "dXNlcjp3cm9uZw=="]].concat(), 1, "refuses our credentials");
     let loaded = lab.json(&[&asked[..], &["--registry-auth", LOGIN]].concat());

@@ -42,7 +42,7 @@ fn an_image_of_a_private_registry(world: &mut World) {
         ended(command.env_remove("REGISTRY_AUTH_FILE").env_remove("XDG_RUNTIME_DIR").env("HOME", &no_home))
     };
     let nobody = push(&[]);
-    assert!(!nobody.status.success() && nobody.stderr.contains("asks for credentials"), "{}", nobody.stderr);
+    assert!(!nobody.status.success() && nobody.stderr.contains("requires credentials"), "{}", nobody.stderr);
     let auth_file = world.lab.write(
         "auth.json",
         format!("{{\"auths\": {{\"{}\": {{\"auth\": \"dXNlcjpzZWNyZXQ=\"}}}}}}", registry.host()).as_bytes(),
@@ -68,7 +68,7 @@ fn an_image_of_a_private_registry(world: &mut World) {
         assert!(!ended.stdout.contains("started"), "{id} started");
         world.said(&ended, 1, &[word]);
     };
-    refused("stranger", "asks for credentials");
+    refused("stranger", "requires credentials");
     let auth = format!("{{\"auths\": {{\"{}/acme\": {{\"auth\": \"dXNlcjpzZWNyZXQ=\"}}}}}}", registry.host());
     etc("bpfman-hook/auth.json", auth.as_bytes(), 0o644);
     refused("careless", "auth.json has mode 0644");

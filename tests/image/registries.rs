@@ -73,7 +73,7 @@ fn credentials_go_to_their_registry_and_not_along_redirects() {
     for key in [store.host(), format!("{}/other", registry.host())] {
         let world = World::unsigned();
         file(&world, "etc/bpfman-hook/auth.json", &auths(&key), 0o600);
-        assert!(world.error(&image).1.contains("asks for credentials"), "{key}");
+        assert!(world.error(&image).1.contains("requires credentials"), "{key}");
     }
     let world = World::unsigned();
     let wrong = auths(&registry.host()).replace("dXNlcjpzZWNyZXQ=", "dXNlcjpoaWRkZW4=");
@@ -103,7 +103,7 @@ fn a_users_auth_files_and_helpers_are_only_for_user_commands() {
     let config = format!("{{\"credHelpers\": {{\"{}\": \"test\"}}}}", registry.host());
     file(&world, "home/.docker/config.json", &config, 0o644);
     file(&world, "etc/bpfman-hook/auth.json", &config, 0o600);
-    assert!(world.error(&image).1.contains("asks for credentials"), "no helper runs unless a user's command asks for it");
+    assert!(world.error(&image).1.contains("requires credentials"), "no helper runs unless a user's command asks for it");
     let path = Some(format!("{}:/usr/bin:/bin", world.path("bin").display()));
     world.registries =
         RegistryConfig::default().by(UserEnvironment { home: Some(world.path("home")), path, ..UserEnvironment::default() });
@@ -266,7 +266,7 @@ fn an_overloaded_registry_is_retried_within_the_deadline() {
     let later = registry("images/registry", |_| Reply::Headers(503, vec![("Retry-After".into(), "3600".into())]));
     let start = Instant::now();
     let (_, text) = World::unsigned().error(&format!("{}/img/gzip:v1", later.host()));
-    assert!(text.contains("it answers 503") && start.elapsed() < Duration::from_secs(5), "{text}");
+    assert!(text.contains("the registry answers 503") && start.elapsed() < Duration::from_secs(5), "{text}");
     assert_eq!(later.requests().len(), 1);
 }
 

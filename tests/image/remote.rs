@@ -176,14 +176,17 @@ fn sizes_are_capped_while_bytes_arrive() {
 #[test]
 fn failures_name_the_host_and_the_request() {
     for (reply, sentence) in [
-        (Reply::Status(401), "asks for credentials, or there is no such repository; put them into /etc/bpfman-hook/auth.json"),
-        (Reply::Status(403), "asks for credentials"),
-        (Reply::Status(429), "it answers 429 (TOOMANYREQUESTS test registry)"),
-        (Reply::Status(500), "it answers 500"),
-        (Reply::Status(204), "it answers 204"),
-        (Reply::Headers(401, vec![("WWW-Authenticate".into(), "Basic realm=\"x\"".into())]), "asks for credentials"),
-        (Reply::Hangup, "ask registry"),
-        (Reply::Announce(100, b"short".to_vec()), "ask registry"),
+        (
+            Reply::Status(401),
+            "requires credentials, or the repository does not exist; put them into /etc/bpfman-hook/auth.json",
+        ),
+        (Reply::Status(403), "requires credentials"),
+        (Reply::Status(429), "the registry answers 429 (TOOMANYREQUESTS test registry)"),
+        (Reply::Status(500), "the registry answers 500"),
+        (Reply::Status(204), "the registry answers 204"),
+        (Reply::Headers(401, vec![("WWW-Authenticate".into(), "Basic realm=\"x\"".into())]), "requires credentials"),
+        (Reply::Hangup, "from registry"),
+        (Reply::Announce(100, b"short".to_vec()), "from registry"),
     ] {
         let fault = reply.clone();
         let registry = registry(move |_| fault.clone());
@@ -230,7 +233,10 @@ fn https_is_the_default_and_plain_http_must_be_configured() {
     world.registries = RegistryConfig::parse(&format!("[[registry]]\nhost = \"{host}\"\nhttp = false\n")).unwrap();
     let (err, text) = world.error(&format!("{host}/img/gzip:v1"));
     assert!(matches!(err, ImageError::Remote { source: RemoteError::PlainHttp { .. }, .. }), "{text}");
-    assert!(text.contains("it does not speak TLS; allow plain http for it in /etc/bpfman-hook/registries.toml"), "{text}");
+    assert!(
+        text.contains("the registry does not speak TLS; allow plain http for it in /etc/bpfman-hook/registries.toml"),
+        "{text}"
+    );
     world.registries = RegistryConfig::parse(&format!("[[registry]]\nhost = \"{host}\"\nhttp = true\n")).unwrap();
     assert!(world.fetch(&format!("{host}/img/gzip:v1")).is_ok());
 }
@@ -241,10 +247,10 @@ fn an_anonymous_token_is_fetched_on_request_and_sent_nowhere_else() {
     for (token, sentence) in [
         (Reply::Body(br#"{"token":"secret"}"#.to_vec()), None),
         (Reply::Body(br#"{"access_token":"secret"}"#.to_vec()), None),
-        (Reply::Body(br#"{"token":"other"}"#.to_vec()), Some("asks for credentials")),
+        (Reply::Body(br#"{"token":"other"}"#.to_vec()), Some("requires credentials")),
         (Reply::Body(b"{}".to_vec()), Some("its token service sent no token")),
-        (Reply::Status(401), Some("asks for credentials")),
-        (Reply::Status(500), Some("it answers 500 (from its token service)")),
+        (Reply::Status(401), Some("requires credentials")),
+        (Reply::Status(500), Some("the registry answers 500 (from its token service)")),
     ] {
         let host = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
         let known = host.clone();
@@ -364,7 +370,7 @@ fn https_is_never_redirected_to_plain_http() {
         let world = trusting(&registry.host());
         let (err, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
         assert!(matches!(err, ImageError::Remote { source: RemoteError::Downgrade { .. }, .. }), "{part}: {text}");
-        assert!(text.contains("it refers us to 127.0.0.1 over plain http, which is refused"), "{text}");
+        assert!(text.contains("the registry refers to 127.0.0.1 over plain http; only https is allowed"), "{text}");
     }
     let realm = format!("Bearer realm=\"http://{to}/token\"");
     let hook = move |_: &Request| Reply::Headers(401, vec![("WWW-Authenticate".into(), realm.clone())]);

@@ -66,8 +66,8 @@ fn a_registry_that_requires_a_client_certificate() {
 
     let base = "etc/containers/certs.d";
     let cases: [(Files<'_>, &str); 5] = [
-        (&[], "it asks for a client certificate; put one that it accepts into /etc/containers/certs.d/"),
-        (&[("a.cert", "stranger.pem", 0o644), ("a.key", "stranger.key", 0o600)], "it refuses our client certificate"),
+        (&[], "the registry requires a client certificate; put one that it accepts into /etc/containers/certs.d/"),
+        (&[("a.cert", "stranger.pem", 0o644), ("a.key", "stranger.key", 0o600)], "the registry refuses our client certificate"),
         (
             &[("a.cert", "client.pem", 0o644), ("a.key", "stranger.key", 0o600)],
             "our client certificate and its key do not match",
@@ -169,10 +169,10 @@ fn through_a_proxy_to_a_registry_with_tls() {
 fn a_refusing_proxy_is_reported_without_the_password() {
     let registry = Registry::start_tls(&data(STORE), Behaviour::default());
     for (manners, login, wanted) in [
-        (Manners::Login(LOGIN), "", "it asks for a user and password; write them into the proxy's url"),
-        (Manners::Login(LOGIN), "user:hiddentoo@", "it refuses the user and password in the proxy's url"),
-        (Manners::Refuse(403), "user:hidden@", "it refuses the connection"),
-        (Manners::Refuse(502), "user:hidden@", "it refuses the connection"),
+        (Manners::Login(LOGIN), "", "the proxy requires a user and password; write them into its url"),
+        (Manners::Login(LOGIN), "user:hiddentoo@", "the proxy refuses the user and password in its url"),
+        (Manners::Refuse(403), "user:hidden@", "the proxy refuses the connection"),
+        (Manners::Refuse(502), "user:hidden@", "the proxy refuses the connection"),
         (Manners::Stall, "user:hidden@", "did not"),
     ] {
         let proxy = Proxy::start(&registry.host(), manners.clone());
@@ -194,7 +194,7 @@ fn a_refusing_proxy_is_reported_without_the_password() {
     let text = format!("[proxy]\nurl = \"http://{}\"\n[[registry]]\nhost = \"r.invalid\"\nhttp = true\n", plain.host());
     world.registries = RegistryConfig::parse(&text).unwrap();
     let (err, text) = world.error("r.invalid/img/gzip:v1");
-    assert!(matches!(remote(&err), RemoteError::Proxy { .. }) && text.contains("asks for a user and password"), "{text}");
+    assert!(matches!(remote(&err), RemoteError::Proxy { .. }) && text.contains("requires a user and password"), "{text}");
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_refresh_token_does_not_follow_a_redirect() {
     let login = Some(Credential::Identity("hidden".into()));
     world.registries = RegistryConfig::default().by(UserEnvironment { login, ..UserEnvironment::default() });
     let (_, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
-    assert!(text.contains("it answers 307") && !text.contains("hidden"), "{text}");
+    assert!(text.contains("the registry answers 307") && !text.contains("hidden"), "{text}");
     assert!(thief.requests().is_empty());
 }
 
@@ -301,6 +301,6 @@ fn silence_has_its_own_timeout() {
     let start = Instant::now();
     let (err, text) = World::unsigned().error(&format!("{}/img/gzip:v1", stalls.host()));
     assert!(matches!(remote(&err), RemoteError::Silent { seconds: 8, .. }), "{text}");
-    assert!(text.contains("manifest v1 of img/gzip: it did not answer within 8 s"), "{text}");
+    assert!(text.contains("the registry did not answer within 8 s"), "{text}");
     assert!(start.elapsed() < Duration::from_secs(15));
 }

@@ -10,8 +10,10 @@ use bpfman_hook::model::ids::{OwnerNo, Pid, ProcessIdentity};
 use bpfman_hook::model::manual::LoadMetadata;
 use bpfman_hook::model::record::{Actor, HostOwner, Owner, OwnerRecord, Phase};
 use bpfman_hook::store::{Store, StoreError};
-use bpfman_hook::sys::mounts::{self, MountError};
+use bpfman_hook::sys::mounts::{self, MountError, MountPoint};
 use bpfman_hook::sys::{cgroup, fsutil, pid};
+
+use crate::helper_process;
 
 const ROLE: &str = "HOST_TEST_ROLE";
 const PLACE: &str = "HOST_TEST_PLACE";
@@ -53,15 +55,16 @@ fn again(before: &[&str], role: &str, place: &Path) -> Command {
     let own = std::env::current_exe().unwrap();
     let mut words = before.iter().map(std::ffi::OsString::from).chain([own.into_os_string()]);
     let mut command = Command::new(words.next().unwrap());
-    command.args(words).args(["--exact", "host::child", "--nocapture"]).env(ROLE, role).env(PLACE, place);
+    command.args(words).args(["--exact", "host::host_process", "--nocapture"]).env(ROLE, role).env(PLACE, place);
     command
 }
 
+/// A helper process, not a test: it does what its role says.
 #[test]
-fn child() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+fn host_process() {
+    let Some(role) = helper_process::task(ROLE) else { return };
     let place = PathBuf::from(std::env::var_os(PLACE).unwrap());
-    match role.as_str() {
+    match role.to_str().unwrap() {
         "ensure" => match mounts::ensure_bpffs(&place) {
             Ok(()) => println!("fit"),
             Err(err) => println!("refused: {err}"),
@@ -241,6 +244,16 @@ fn a_full_file_system_is_an_error_and_not_a_signal() {
     drop(store);
 }
 
+/// The mount point of the version 2 hierarchy.
+fn cgroup2() -> PathBuf {
+    let whole = |mount: &MountPoint| mount.kind == "cgroup2" && mount.root == Path::new("/");
+    mounts::own_mounts().unwrap().into_iter().find(whole).expect("cgroup2 is mounted").point
+}
+
+fn children(process: &pid::Process) -> Vec<Pid> {
+    crate::fetch::children(process.pid().get()).into_iter().map(|pid| Pid::new(pid).unwrap()).collect()
+}
+
 /// A cgroup of this test with its own processes, all removed afterwards.
 struct Cgroup {
     path: PathBuf,
@@ -250,7 +263,7 @@ struct Cgroup {
 
 impl Cgroup {
     fn new(name: &str) -> Self {
-        let point = cgroup::Hierarchy::find().unwrap().expect("cgroup2 is mounted").point().to_owned();
+        let point = cgroup2();
         let path = PathBuf::from(format!("/bpfman-hook-test-{}-{name}", std::process::id()));
         let directory = point.join(path.strip_prefix("/").unwrap());
         fs::create_dir(&directory).unwrap();
@@ -319,24 +332,24 @@ fn the_inits_descendants_and_its_pid_namespace_belong_to_the_container() {
     // In our pid namespace: a shell and its children.
     let mut group = Cgroup::new("tree");
     let init = group.start("", &["sh", "-c", "sleep 60 & sleep 60 & wait"]);
-    let children = wait_for(|| init.children().unwrap(), |children| children.len() == 2);
-    children.iter().for_each(|pid| group.put("", pid.get()));
+    let both = wait_for(|| children(&init), |children| children.len() == 2);
+    both.iter().for_each(|pid| group.put("", pid.get()));
     assert!(matches!(cgroup::of_container(&init, None).unwrap().fact, CgroupFact::Own { .. }));
 
     // In a pid namespace of its own: the init, and a process that entered it from outside and is not a descendant.
     let mut group = Cgroup::new("namespace");
     let outer = group.start("", &["unshare", "--pid", "--fork", "--kill-child", "sleep", "60"]);
-    let inner = wait_for(|| outer.children().unwrap(), |children| children.len() == 1)[0];
+    let inner = wait_for(|| children(&outer), |children| children.len() == 1)[0];
     let init = pid::open_process(inner).unwrap();
     group.put("", inner.get());
     let shared = CgroupFact::Shared { path: group.path.clone(), other: outer.pid().get() };
     assert_eq!(cgroup::of_container(&init, None).unwrap().fact, shared, "unshare itself does not belong to the container");
-    fs::write(cgroup::Hierarchy::find().unwrap().unwrap().point().join("cgroup.procs"), outer.pid().to_string()).unwrap();
+    fs::write(cgroup2().join("cgroup.procs"), outer.pid().to_string()).unwrap();
     let entered = group.start("", &["nsenter", "--pid", "--target", &inner.to_string(), "sleep", "60"]);
     // nsenter forks into the namespace and waits outside of it.
-    let inside = wait_for(|| entered.children().unwrap(), |children| children.len() == 1)[0];
+    let inside = wait_for(|| children(&entered), |children| children.len() == 1)[0];
     group.put("", inside.get());
-    fs::write(cgroup::Hierarchy::find().unwrap().unwrap().point().join("cgroup.procs"), entered.pid().to_string()).unwrap();
+    fs::write(cgroup2().join("cgroup.procs"), entered.pid().to_string()).unwrap();
     assert!(matches!(cgroup::of_container(&init, None).unwrap().fact, CgroupFact::Own { .. }));
     assert!(pid::open_process(inside).unwrap().is_within_pid_namespace(init.namespaces().unwrap().pid).unwrap());
     assert!(!entered.is_within_pid_namespace(init.namespaces().unwrap().pid).unwrap());

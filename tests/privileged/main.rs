@@ -6,6 +6,8 @@ mod caps;
 mod child;
 mod container;
 mod fetch;
+#[path = "../support/helper_process.rs"]
+mod helper_process;
 mod host;
 mod objects;
 mod probes;

@@ -86,9 +86,8 @@ fn an_xdp_and_a_cgroup_program_share_a_map_and_are_gone_when_unpinned() {
     assert_eq!(program.info.name, "count_packets");
     assert_eq!(program.info.maps, loaded.ids.maps);
     assert!(program.memory.is_some_and(|bytes| bytes > 0) && program.info.verified_instructions > 0);
-    let map = inspect::map(&bed.directory, &PinName::map(0)).unwrap().unwrap();
-    assert_eq!((map.info.name.as_str(), map.info.max_entries, map.info.value_size), ("packets", 2, 8));
-    assert!(map.memory.is_some_and(|bytes| bytes > 0));
+    let map = bpf::map_info(bed.open_map(&loaded, "packets").as_fd()).unwrap();
+    assert_eq!((map.name.as_str(), map.max_entries, map.value_size), ("packets", 2, 8));
 
     // Removing the pin detaches.
     assert!(LinuxKernel.unpin(&bed.directory, &arrived.pin).unwrap());
@@ -229,7 +228,7 @@ fn classifiers_are_tcx_links_or_filters_and_are_removed_from_the_record() {
         metadata: std::collections::BTreeMap::new(),
         state: LinkState::Attached(None),
     };
-    netns.while_somebody_is_in_it(|| {
+    netns.while_a_process_is_in_it(|| {
         assert!(LinuxKernel.detach(&bed.directory, &record(&ingress.pin, Direction::Ingress, cookie)).unwrap());
     });
     assert!(!LinuxKernel.detach(&bed.directory, &record(&ingress.pin, Direction::Ingress, cookie)).unwrap());
@@ -237,7 +236,7 @@ fn classifiers_are_tcx_links_or_filters_and_are_removed_from_the_record() {
     let sent = seen().1;
     netns.send_to_itself(4);
     assert_eq!(seen().1, sent + 4, "the other one remains");
-    netns.while_somebody_is_in_it(|| {
+    netns.while_a_process_is_in_it(|| {
         assert!(LinuxKernel.detach(&bed.directory, &record(&egress.pin, Direction::Egress, cookie)).unwrap());
     });
     assert!(netns.is_quiet(|| seen().1));

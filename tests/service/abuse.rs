@@ -11,6 +11,7 @@ use tonic::codegen::tokio_stream::{self, StreamExt as _};
 use tonic::{Code, Request};
 
 use crate::peers::{as_another, open_to_all};
+use crate::support::helper_process;
 use crate::support::process::eventually;
 use crate::world::{PATIENCE, World, channel, run};
 
@@ -20,7 +21,7 @@ const ENDLESS: &str = "BPFMAN_HOOK_TEST_ENDLESS_CLIENT";
 /// A helper process, not a test: sends twelve requests of 900 KiB that never end, and prints the first response.
 #[test]
 fn endless_process() {
-    let Some(socket) = std::env::var_os(ENDLESS) else { return };
+    let Some(socket) = helper_process::task(ENDLESS) else { return };
     run(async {
         let channel = channel(Path::new(&socket)).await.unwrap();
         let mut calls = tokio::task::JoinSet::new();

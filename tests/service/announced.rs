@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use bpfman_hook::grpc::wire::ListRequest;
 
-use crate::peers::{as_another, open_to_all};
+use crate::peers::{CLIENT, as_another, open_to_all};
+use crate::support::helper_process;
 use crate::world::{PATIENCE, World, run};
 
-/// The variable that turns this test binary into a client: the socket's path.
-const CLIENT: &str = "BPFMAN_HOOK_TEST_CLIENT";
 const OTHER_USER: [&str; 4] = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"];
 
 /// An HTTP/2 frame: type, flags, stream.
@@ -48,7 +47,7 @@ fn connect(socket: &Path, streams: u32, bytes: Option<u32>) -> UnixStream {
 /// A helper process, not a test: one request without a body; prints whether it was answered.
 #[test]
 fn without_a_body_process() {
-    let Some(socket) = std::env::var_os(CLIENT) else { return };
+    let Some(socket) = helper_process::task(CLIENT) else { return };
     let mut connection = connect(Path::new(&socket), 1, None);
     connection.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let (began, mut received) = (Instant::now(), Vec::new());
@@ -71,7 +70,7 @@ fn without_a_body_process() {
 /// A helper process, not a test: announces 2 GiB.
 #[test]
 fn announcing_process() {
-    let Some(socket) = std::env::var_os(CLIENT) else { return };
+    let Some(socket) = helper_process::task(CLIENT) else { return };
     let connections: Vec<_> = (0..64).map(|_| connect(Path::new(&socket), 32, Some(1 << 20))).collect();
     println!("announced");
     std::thread::sleep(Duration::from_secs(2));

@@ -7,6 +7,7 @@ use std::process::Command;
 use bpfman_hook::grpc::wire::bytecode_location::Location;
 use bpfman_hook::grpc::wire::{BytecodeImage, BytecodeLocation, LoadInfo, LoadRequest};
 
+use crate::support::helper_process;
 use crate::support::process::ended;
 use crate::world::{World, run};
 
@@ -23,7 +24,7 @@ const COUNTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bpf/counter.bp
 /// A helper process, not a test: `load` runs it with other ids, and it prints the service's response.
 #[test]
 fn client_process() {
-    let (Some(socket), Ok(object)) = (std::env::var_os(CLIENT), std::env::var(OBJECT)) else { return };
+    let (Some(socket), Ok(object)) = (helper_process::task(CLIENT), std::env::var(OBJECT)) else { return };
     run(async {
         let mut client = crate::world::client(Path::new(&socket)).await;
         let location = match object.starts_with("oci:") {

@@ -10,16 +10,17 @@ use bpfman_hook::grpc::wire::{
 use tonic::Code;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
+use crate::support::helper_process;
 use crate::support::process::{ended, eventually};
 use crate::world::{Client, PATIENCE, World, run};
 
 /// The variable that turns this test binary into a client: the socket's path.
-const CLIENT: &str = "BPFMAN_HOOK_TEST_CLIENT";
+pub const CLIENT: &str = "BPFMAN_HOOK_TEST_CLIENT";
 
 /// A helper process, not a test: `as_another` runs it with other ids, and it prints the service's responses.
 #[test]
 fn client_process() {
-    let Some(socket) = std::env::var_os(CLIENT) else { return };
+    let Some(socket) = helper_process::task(CLIENT) else { return };
     run(async {
         let mut client = crate::world::client(Path::new(&socket)).await;
         let list = client.list(ListRequest { bpfman_programs_only: Some(true), ..ListRequest::default() }).await;
@@ -194,7 +195,7 @@ const FILE: &str = "BPFMAN_HOOK_TEST_FILE";
 /// A helper process, not a test: requests a load as its own user, and prints the response.
 #[test]
 fn loading_process() {
-    let (Some(socket), Some(file)) = (std::env::var_os(CLIENT), std::env::var(FILE).ok()) else { return };
+    let (Some(socket), Some(file)) = (helper_process::task(CLIENT), std::env::var(FILE).ok()) else { return };
     run(async {
         let request = LoadRequest {
             bytecode: Some(BytecodeLocation { location: Some(Location::File(file)) }),
@@ -275,7 +276,7 @@ const UNLOAD: &str = "BPFMAN_HOOK_TEST_UNLOAD";
 /// A helper process, not a test: requests an unload.
 #[test]
 fn unloading_process() {
-    let (Some(socket), Ok(id)) = (std::env::var_os(CLIENT), std::env::var(UNLOAD)) else { return };
+    let (Some(socket), Ok(id)) = (helper_process::task(CLIENT), std::env::var(UNLOAD)) else { return };
     run(async {
         let mut client = crate::world::client(Path::new(&socket)).await;
         let answer = client.unload(UnloadRequest { id: id.parse().unwrap() }).await;

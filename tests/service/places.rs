@@ -20,6 +20,7 @@ use bpfman_hook::kernel::{Feature, Support, features};
 use bpfman_hook::sys::bpf::{self, ObjectKind};
 use serde_json::Value;
 
+use crate::support::helper_process;
 use crate::support::kernel;
 use crate::support::netns::Netns;
 use crate::support::process::{PATIENCE, ended, eventually};
@@ -440,9 +441,7 @@ const ROLE: &str = "BPFMAN_HOOK_TEST_ELSEWHERE";
 /// A helper process, not a test: `Elsewhere` runs it in another root directory, where it calls the function on request.
 #[test]
 fn elsewhere_process() {
-    if std::env::var_os(ROLE).is_none() {
-        return;
-    }
+    let Some(_) = helper_process::task(ROLE) else { return };
     for line in std::io::stdin().lines() {
         let n = line.unwrap().parse().unwrap();
         println!("called {}", bpfman_test_called_by_clients(std::hint::black_box(n)));

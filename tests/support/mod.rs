@@ -7,6 +7,7 @@
 
 pub mod bundle;
 pub mod docker_registry;
+pub mod helper_process;
 pub mod image;
 pub mod kernel;
 pub mod lab;

@@ -1,12 +1,11 @@
 //! `image export` and `image import`: transfer images and their signatures to machines without a network.
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use crate::cli::RegistryArgs;
 use crate::cli::image::{ImageExportArgs, ImageImportArgs};
-use crate::commands::image::pull::{ImagePolicyFiles, PATIENCE, Pulled, print_pulled};
-use crate::image::{Archive, InUse, LinuxImages, Want};
+use crate::commands::image::pull::{ImagePolicyFiles, Pulled, print_pulled};
+use crate::image::{Archive, InUse, LinuxImages};
 use crate::model::bytecode::PullPolicy;
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
@@ -115,16 +114,6 @@ fn one(
     digest: &Digest,
 ) -> Result<Pulled, CommandError> {
     let selected = rules.of(reference, "import")?;
-    let want = Want {
-        reference,
-        pull: PullPolicy::IfNotPresent,
-        rules: &selected,
-        keys: &rules.policy.keys,
-        policy: rules.policy.id,
-        registries: &rules.registries,
-        deadline: Instant::now() + PATIENCE,
-        tenant: "",
-        in_use: InUse::NONE,
-    };
+    let want = rules.want(reference, &selected, PullPolicy::IfNotPresent, InUse::NONE);
     Ok(Pulled::from(images.import(&want, archive, digest)?))
 }

@@ -79,6 +79,27 @@ impl ImagePolicyFiles {
             false => Ok(rules),
         }
     }
+
+    /// A request of a user on this host for an image to which `rules` apply.
+    pub fn want<'a>(
+        &'a self,
+        reference: &'a Reference,
+        rules: &'a [&'a ImageRule],
+        pull: PullPolicy,
+        in_use: InUse<'a>,
+    ) -> Want<'a> {
+        Want {
+            reference,
+            pull,
+            rules,
+            keys: &self.policy.keys,
+            policy: self.policy.id,
+            registries: &self.registries,
+            deadline: Instant::now() + PATIENCE,
+            tenant: "",
+            in_use,
+        }
+    }
 }
 
 /// Fetches the images, several in parallel; continues after a failure, and then exits with status 1.
@@ -157,18 +178,7 @@ fn one(
     let reference = named(paths, text)?;
     let selected = rules.of(&reference, "pull")?;
     let in_use = || super::cache_commands::in_use(paths).unwrap_or_default();
-    let want = Want {
-        reference: &reference,
-        pull,
-        rules: &selected,
-        keys: &rules.policy.keys,
-        policy: rules.policy.id,
-        registries: &rules.registries,
-        deadline: Instant::now() + PATIENCE,
-        tenant: "",
-        in_use: InUse(&in_use),
-    };
-    Ok(images.fetch(&want)?)
+    Ok(images.fetch(&rules.want(&reference, &selected, pull, InUse(&in_use)))?)
 }
 
 /// Parses a reference; registries.conf resolves a short name before the policy sees it.

@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use crate::cli::Format;
 use crate::cli::image::{ImageVerifyArgs, SignerArgs};
-use crate::commands::image::pull::{ImagePolicyFiles, PATIENCE};
+use crate::commands::image::pull::ImagePolicyFiles;
 use crate::image::{CheckOutcome, Examination, Examined, InUse, RuleResult, Want};
 use crate::model::attach_point::Scope;
 use crate::model::bytecode::{ImageVerdict, PullPolicy};
@@ -44,15 +43,8 @@ fn examined(paths: &Paths, rules: &ImagePolicyFiles, args: &ImageVerifyArgs) -> 
         None => rules.of(&reference, "verify")?,
     };
     let want = Want {
-        reference: &reference,
-        pull: PullPolicy::Always,
-        rules: &selected,
         keys: given.as_ref().map_or(&rules.policy.keys, |given| &given.keys),
-        policy: rules.policy.id,
-        registries: &rules.registries,
-        deadline: Instant::now() + PATIENCE,
-        tenant: "",
-        in_use: InUse::NONE,
+        ..rules.want(&reference, &selected, PullPolicy::Always, InUse::NONE)
     };
     Ok(super::images(paths).examine(&want)?)
 }

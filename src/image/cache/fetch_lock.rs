@@ -214,15 +214,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::image::cache::tests::cache;
     use crate::model::ids::Digest;
-
-    fn cache() -> (tempfile::TempDir, Cache) {
-        use std::os::unix::fs::PermissionsExt as _;
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let cache = Cache::new(&dir.path().join("cache"));
-        (dir, cache)
-    }
 
     fn fetch_request(image: &str, patience: Duration) -> FetchRequest<'_> {
         FetchRequest {

@@ -161,16 +161,9 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::cache::tests::cache;
     use crate::image::cache::write::NewImage;
     use crate::image::hash;
-
-    fn cache() -> (tempfile::TempDir, Cache) {
-        use std::os::unix::fs::PermissionsExt as _;
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let cache = Cache::new(&dir.path().join("cache"));
-        (dir, cache)
-    }
 
     fn image(cache: &Cache, reference: &str, contents: &[u8]) -> Digest {
         let digest = hash(contents);

@@ -1,9 +1,20 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::image::cache::reader::Cache;
 use crate::image::cache::record::StoredVerdict;
 use crate::image::cache::record::{CacheRecord, Evidence};
 use crate::image::verify::{Body, Signature};
 use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;
+
+/// An empty cache in a directory that it trusts.
+pub(super) fn cache() -> (tempfile::TempDir, Cache) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let cache = Cache::new(&dir.path().join("cache"));
+    (dir, cache)
+}
 
 fn record() -> CacheRecord {
     let digest = Digest::from_bytes([1; 32]);

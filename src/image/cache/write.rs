@@ -3,14 +3,13 @@
 //! Nothing is synced to disk, which would take longer than the fetch: what a crash leaves of a file does not parse or
 //! has another digest, and is a miss. A caller that fetches in order to fill the cache syncs once, at the end.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::image::cache::reader::{Blob, Cache, Reader};
 use crate::image::cache::record::Evidence;
 use crate::image::cache::record::{CacheRecord, Pointer};
-use crate::image::cache::sweep::SweepSelection;
 use crate::image::decision::Decision;
 use crate::image::error::CacheError;
 use crate::image::oci::document::REF_NAME;
@@ -118,12 +117,6 @@ impl Cache {
         }
         paths.extend(["refs", "images", "blobs/sha256", ""].map(|name| self.path.join(name)));
         bring_to_disk(&paths).map_err(|source| self.failed(source))
-    }
-
-    /// Removes a reference, and what no other reference needs. False if it does not exist.
-    pub fn remove(&self, reference: &str) -> Result<bool, CacheError> {
-        let swept = self.sweep(&SweepSelection::References(BTreeSet::from([reference.to_owned()])), &BTreeSet::new(), false)?;
-        Ok(!swept.references.is_empty())
     }
 
     /// Runs `change` while no other process changes the cache. The cache is created if it is missing.

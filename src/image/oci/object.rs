@@ -400,7 +400,9 @@ mod tests {
         assert!(
             single(self::files(b"<html>".to_vec()), &ImageLabels::default()).unwrap_err().to_string().contains("only layer 1")
         );
-        assert!(single(self::files(vec![0; 1024]), &ImageLabels::default()).unwrap_err().to_string().contains("only nothing"));
+        assert!(
+            single(self::files(vec![0; 1024]), &ImageLabels::default()).unwrap_err().to_string().ends_with("no BPF object")
+        );
     }
 
     #[test]

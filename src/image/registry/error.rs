@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum RemoteError {
     /// No connection, no TLS, or a broken stream.
-    #[error("ask registry {host} for {what}: {problem}")]
+    #[error("request {what} from registry {host}: {problem}")]
     Network {
         /// The registry.
         host: String,
@@ -17,8 +17,8 @@ pub enum RemoteError {
     },
     /// No registry listens on `localhost`, the name that podman gives to images of its own storage.
     #[error(
-        "ask registry localhost for {what}: {problem}; podman's local images have that name and are not in a registry: push the image to \
-         one, or write it with `podman save --format oci-archive` and use oci-archive:/FILE"
+        "request {what} from registry localhost: {problem}; podman gives this name to local images, which are in no registry: push the image to a registry, \
+         or write it with `podman save --format oci-archive` and use oci-archive:/FILE"
     )]
     LocalStorage {
         /// What was requested.
@@ -27,7 +27,7 @@ pub enum RemoteError {
         problem: String,
     },
     /// No data for too long.
-    #[error("ask registry {host} for {what}: it did not answer within {seconds} s")]
+    #[error("request {what} from registry {host}: the registry did not answer within {seconds} s")]
     Silent {
         /// The registry.
         host: String,
@@ -36,8 +36,8 @@ pub enum RemoteError {
         /// How long we waited.
         seconds: u64,
     },
-    /// The proxy to the registry refuses us.
-    #[error("ask registry {host} for {what} through proxy {said}")]
+    /// The proxy to the registry refuses the connection.
+    #[error("request {what} from registry {host} through proxy {said}")]
     Proxy {
         /// The registry.
         host: String,
@@ -48,7 +48,7 @@ pub enum RemoteError {
     },
     /// The registry's certificate is not signed by a trusted authority.
     #[error(
-        "ask registry {host} for {what}: its certificate is not trusted: {problem}; put its CA certificate into \
+        "request {what} from registry {host}: the registry's certificate is not trusted: {problem}; put its CA certificate into \
          /etc/containers/certs.d/{host}/ca.crt; TLS verification cannot be disabled"
     )]
     Certificate {
@@ -61,9 +61,9 @@ pub enum RemoteError {
     },
     /// The registry requires a client certificate.
     #[error(
-        "ask registry {host} for {what}: it {} client certificate; put one that it accepts into \
+        "request {what} from registry {host}: the registry {} client certificate; put one that it accepts into \
          /etc/containers/certs.d/{host}/client.cert and its key into client.key",
-        if *shown { "refuses our" } else { "asks for a" }
+        if *shown { "refuses our" } else { "requires a" }
     )]
     ClientCertificate {
         /// The registry.
@@ -75,7 +75,7 @@ pub enum RemoteError {
     },
     /// The registry is configured for plain http, but requires TLS.
     #[error(
-        "ask registry {host} for {what}: it requires TLS, but is configured for plain http (http = true in registries.toml, or \
+        "request {what} from registry {host}: the registry requires TLS, but is configured for plain http (http = true in registries.toml, or \
          insecure = true in registries.conf, which does not mean unverified TLS here); remove that, and put its CA certificate \
          into /etc/containers/certs.d/{host}/ca.crt"
     )]
@@ -87,7 +87,7 @@ pub enum RemoteError {
     },
     /// The registry speaks plain http, which is not allowed for it.
     #[error(
-        "ask registry {host} for {what}: it does not speak TLS; allow plain http for it in /etc/bpfman-hook/registries.toml"
+        "request {what} from registry {host}: the registry does not speak TLS; allow plain http for it in /etc/bpfman-hook/registries.toml"
     )]
     PlainHttp {
         /// The registry.
@@ -95,30 +95,32 @@ pub enum RemoteError {
         /// What was requested.
         what: String,
     },
-    /// The registry refers us to a plain http address.
-    #[error("ask registry {host} for {what}: it refers us to {to} over plain http, which is refused")]
+    /// The registry refers to a plain http address.
+    #[error("request {what} from registry {host}: the registry refers to {to} over plain http; only https is allowed")]
     Downgrade {
         /// The registry.
         host: String,
         /// What was requested.
         what: String,
-        /// The host that it refers us to.
+        /// The host that it refers to.
         to: String,
     },
-    /// The registry refers us to a local or link-local address.
-    #[error("ask registry {host} for {what}: it refers us to {to}, a local or link-local address, which is refused")]
+    /// The registry refers to a local or link-local address.
+    #[error(
+        "request {what} from registry {host}: the registry refers to {to}, a local or link-local address, which is not allowed"
+    )]
     Inward {
         /// The registry.
         host: String,
         /// What was requested.
         what: String,
-        /// The host that it refers us to.
+        /// The host that it refers to.
         to: String,
     },
     /// 401 or 403.
     #[error(
-        "ask registry {host} for {what}: it {}, or there is no such repository; {}",
-        if *shown { "refuses our credentials" } else { "asks for credentials" },
+        "request {what} from registry {host}: the registry {}, or the repository does not exist; {}",
+        if *shown { "refuses our credentials" } else { "requires credentials" },
         if *shown { "log in again" } else { "put them into /etc/bpfman-hook/auth.json" }
     )]
     Credentials {
@@ -130,7 +132,7 @@ pub enum RemoteError {
         shown: bool,
     },
     /// Any other status than 200 and 404.
-    #[error("ask registry {host} for {what}: it answers {status}{}", if message.is_empty() { String::new() } else { format!(" ({message})") })]
+    #[error("request {what} from registry {host}: the registry answers {status}{}", if message.is_empty() { String::new() } else { format!(" ({message})") })]
     Status {
         /// The registry.
         host: String,
@@ -142,7 +144,7 @@ pub enum RemoteError {
         message: String,
     },
     /// Larger than the limit.
-    #[error("ask registry {host} for {what}: it is larger than the limit of {limit} bytes")]
+    #[error("request {what} from registry {host}: the answer is larger than the limit of {limit} bytes")]
     TooLarge {
         /// The registry.
         host: String,
@@ -158,7 +160,7 @@ pub enum RemoteError {
         problem: String,
     },
     /// An invalid answer.
-    #[error("ask registry {host} for {what}: the answer is invalid: {problem}")]
+    #[error("request {what} from registry {host}: the answer is invalid: {problem}")]
     Nonsense {
         /// The registry.
         host: String,

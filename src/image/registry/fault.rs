@@ -65,8 +65,8 @@ impl RegistryClient {
         }
         if let Some(proxy) = self.proxy.as_ref().filter(|_| connect) {
             let words = match problem.split_once("tunnel error: ").map(|(_, words)| words) {
-                Some("unsuccessful") => "it refuses the connection".to_owned(),
-                Some("unexpected end of file") => "it closes the connection".to_owned(),
+                Some("unsuccessful") => "the proxy refuses the connection".to_owned(),
+                Some("unexpected end of file") => "the proxy closes the connection".to_owned(),
                 _ => problem,
             };
             return RemoteError::Proxy { host: host(), what: said, said: format!("{}: {words}", proxy.host) };
@@ -87,8 +87,8 @@ impl RegistryClient {
             return RemoteError::Status { host, what, status: 407, message: String::new() };
         };
         let problem = match proxy.login {
-            true => "it refuses the user and password in the proxy's url",
-            false => "it asks for a user and password; write them into the proxy's url, http://user:password@host:port",
+            true => "the proxy refuses the user and password in its url; correct them",
+            false => "the proxy requires a user and password; write them into its url, http://user:password@host:port",
         };
         RemoteError::Proxy { host, what, said: format!("{}: {problem}", proxy.host) }
     }
@@ -101,7 +101,7 @@ impl RegistryClient {
         RemoteError::Credentials { host: self.host.clone(), what: what.to_owned(), shown: self.credential.is_some() }
     }
 
-    /// The error for a host that the registry refers us to and that we refuse to contact.
+    /// The error for a host that the registry refers to and that we refuse to contact.
     pub(super) fn stray(&self, refused: Refused, what: &str) -> RemoteError {
         let (host, what) = (self.host.clone(), what.to_owned());
         match refused {

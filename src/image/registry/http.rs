@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct RegistryClient {
     pub(super) http: reqwest::Client,
-    /// For other hosts that the registry refers us to; without our client certificate.
+    /// For other hosts that the registry refers to; without our client certificate.
     foreign: Option<reqwest::Client>,
     pub(super) host: String,
     pub(super) repository: String,

@@ -231,7 +231,7 @@ impl ManualError {
 fn cause_code(cause: &Cause) -> FailureCode {
     match cause {
         Cause::Refused(_) => FailureCode::PermissionDenied,
-        Cause::Plan(PlanError::HostScopeByHand { .. }) => FailureCode::PermissionDenied,
+        Cause::Plan(PlanError::HostScopeManual { .. }) => FailureCode::PermissionDenied,
         Cause::Plan(PlanError::NotShared { .. }) => FailureCode::FailedPrecondition,
         Cause::Plan(_) => FailureCode::InvalidArgument,
         Cause::Image(ImageError::Timeout { .. }) => FailureCode::DeadlineExceeded,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{RequestError, strays};
+use super::RequestError;
 use crate::model::podman::ContainerNames;
 use crate::model::text::{nearest_hint, quoted};
 
@@ -52,6 +52,19 @@ impl AnnotationKey {
 /// True for a known key, without the domain.
 pub(super) fn is_key(word: &str) -> bool {
     AnnotationKey::from_word(word).is_some()
+}
+
+/// True for our keys and everything that resembles one: `hook` or `hooks`, then `bpfman`, in any case, with anything
+/// but letters, digits and slashes in between. The pattern in the hook files is the same (`setup/hook_files.rs`).
+/// Allocates nothing.
+pub fn resembles_ours(key: &str) -> bool {
+    let bytes = key.as_bytes();
+    let is = |at: usize, word: &[u8]| bytes.get(at..at + word.len()).is_some_and(|part| part.eq_ignore_ascii_case(word));
+    (0..bytes.len()).filter(|at| is(*at, b"hook") && (*at == 0 || !bytes[at - 1].is_ascii_alphanumeric())).any(|at| {
+        let end = at + if is(at, b"hooks") { 5 } else { 4 };
+        let gap = bytes[end..].iter().take_while(|b| !b.is_ascii_alphanumeric() && **b != b'/').count();
+        is(end + gap, b"bpfman")
+    })
 }
 
 /// The scope of a key.
@@ -111,7 +124,7 @@ impl<'a> Annotations<'a> {
         let mut any = false;
         for (key, value) in annotations {
             let Some((label, word)) = of_ours(key) else {
-                if !matches!(audience, Audience::OnlyNamed(_)) && strays::resembles_ours(key) {
+                if !matches!(audience, Audience::OnlyNamed(_)) && resembles_ours(key) {
                     return Err(RequestError::Misspelt { key: quoted(key) });
                 }
                 continue;

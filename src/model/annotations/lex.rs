@@ -85,7 +85,7 @@ pub(super) fn single(value: &str) -> Result<Word, LexError> {
     let first = words.next().ok_or_else(|| LexError::whole("it is empty"))?;
     match words.next() {
         None => Ok(first),
-        Some(second) => Err(second.fault(format!("one word was expected, and {} follows it", quoted(&second.text)))),
+        Some(second) => Err(second.fault(format!("the value must be one word, but {} follows it", quoted(&second.text)))),
     }
 }
 
@@ -95,7 +95,7 @@ pub(super) fn set(value: &str) -> Result<Vec<Word>, LexError> {
     let mut all = entries(value)?.into_iter();
     let first = all.next().ok_or_else(|| LexError::whole("it is empty"))?;
     if let Some(word) = all.next().and_then(|entry| entry.words.into_iter().next()) {
-        return Err(word.fault("one set was expected; names in it are separated by : or blanks"));
+        return Err(word.fault("the value must be one set; separate its names by : or blanks"));
     }
     for word in first.words {
         let mut column = word.at.column;
@@ -158,7 +158,7 @@ impl Lexer {
             (Quote::Closing, _) => return Err(self.fault("a blank or the entry's end must follow the closing quote")),
             (Quote::Outside, '\'') => {
                 if self.word.as_ref().is_some_and(|word| word.text.find('=') != Some(word.text.len() - 1)) {
-                    return Err(self.fault("a quote stands only at the start of a word or after its ="));
+                    return Err(self.fault("a quote is allowed only at the start of a word or directly after its ="));
                 }
                 self.quote = Quote::Inside;
                 let at = self.here();
@@ -182,7 +182,7 @@ impl Lexer {
 
     fn end_entry(&mut self) -> Result<(), LexError> {
         if self.quote == Quote::Inside {
-            return Err(self.fault("a quote is not closed"));
+            return Err(self.fault("a quote is not closed; write ' at its end"));
         }
         self.end_word();
         self.column = 0;
@@ -240,9 +240,9 @@ mod tests {
         let cases = [
             ("", None, "it is empty"),
             (" ; \n", None, "it is empty"),
-            ("a 'b", Some((1, 4)), "a quote is not closed"),
-            ("a; b'c'", Some((2, 2)), "a quote stands only at the start of a word or after its ="),
-            ("a=b='c'", Some((1, 5)), "a quote stands only at the start of a word or after its ="),
+            ("a 'b", Some((1, 4)), "a quote is not closed; write ' at its end"),
+            ("a; b'c'", Some((2, 2)), "a quote is allowed only at the start of a word or directly after its ="),
+            ("a=b='c'", Some((1, 5)), "a quote is allowed only at the start of a word or directly after its ="),
             ("'a'b", Some((1, 4)), "a blank or the entry's end must follow the closing quote"),
             ("a;b\0", Some((2, 2)), "the character '\\0' is not allowed"),
             ("'\u{1b}'", Some((1, 2)), "the character '\\u{1b}' is not allowed"),
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(entries(&"a;".repeat(257)).expect_err("many").problem, "it has more than 256 entries");
         assert_eq!(entries(&"a;".repeat(256)).expect("enough").len(), 256);
         assert_eq!(entries(&"a".repeat(65537)).expect_err("long").problem, "it has 65537 bytes, more than 65536");
-        assert_eq!(single("a b").expect_err("two").problem, "one word was expected, and \"b\" follows it");
+        assert_eq!(single("a b").expect_err("two").problem, "the value must be one word, but \"b\" follows it");
         assert_eq!(set("a;b").expect_err("two").at, Some(Position { entry: 2, column: 1 }));
         assert_eq!(set("::").expect_err("none").problem, "it is empty");
     }

@@ -14,12 +14,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use keys::{AnnotationKey, Annotations, Audience, FoundAnnotation};
-pub use keys::{KeyScope, names_a_container};
+pub use keys::{KeyScope, names_a_container, resembles_ours};
 use lex::LexError;
 pub use lex::Position;
 pub(super) use programs::kernel_place;
 pub use programs::program_entries;
-pub use strays::resembles_ours;
 pub use variables::global_value;
 
 use crate::model::attach_point::{CgroupAttach, Direction, Order, ProbedProcess, ProgramKind, TracepointName, XdpMode};

@@ -8,19 +8,6 @@ use super::keys::is_key;
 use super::programs::OPTIONS;
 use crate::model::attach_point::ProgramKind;
 
-/// True for our keys and everything that resembles one: `hook` or `hooks`, then `bpfman`, in any case, with anything
-/// but letters, digits and slashes in between. The pattern in the hook files is the same (`setup/hook_files.rs`).
-/// Allocates nothing.
-pub fn resembles_ours(key: &str) -> bool {
-    let bytes = key.as_bytes();
-    let is = |at: usize, word: &[u8]| bytes.get(at..at + word.len()).is_some_and(|part| part.eq_ignore_ascii_case(word));
-    (0..bytes.len()).filter(|at| is(*at, b"hook") && (*at == 0 || !bytes[at - 1].is_ascii_alphanumeric())).any(|at| {
-        let end = at + if is(at, b"hooks") { 5 } else { 4 };
-        let gap = bytes[end..].iter().take_while(|b| !b.is_ascii_alphanumeric() && **b != b'/').count();
-        is(end + gap, b"bpfman")
-    })
-}
-
 /// True for a key that may be the rest of a cut value: it contains a blank, or has the name of one of our keys, of an
 /// option or the form `TYPE:FUNCTION`.
 pub(super) fn is_cut_off(key: &str) -> bool {

@@ -221,7 +221,7 @@ fn contradictions_name_the_key_to_change() {
             "it must be IfNotPresent, Always or Never, not \"never\"; the nearest is Never",
         ),
         (&[("on-failure", "ignore")], "on-failure, entry 1, column 1", "it must be stop or continue, not \"ignore\""),
-        (&[("image", "a b")], "image, entry 1, column 3", "one word was expected, and \"b\" follows it"),
+        (&[("image", "a b")], "image, entry 1, column 3", "the value must be one word, but \"b\" follows it"),
     ];
     for (annotations, place, problem) in cases {
         assert_eq!(refusal(annotations), format!("annotation {PREFIX}{place}: {problem}"));

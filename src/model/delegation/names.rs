@@ -35,16 +35,6 @@ impl Category {
         }
     }
 
-    /// The annotation's key without our prefix.
-    pub fn annotation(self) -> &'static str {
-        match self {
-            Self::Cmds => "delegate-cmds",
-            Self::Maps => "delegate-maps",
-            Self::Progs => "delegate-progs",
-            Self::Attachs => "delegate-attachs",
-        }
-    }
-
     /// The name in policy files, `cmds` and so on.
     pub fn word(self) -> &'static str {
         match self {
@@ -98,16 +88,6 @@ impl Category {
             Self::Cmds => &[("prog_run", 10)],
             Self::Maps => &[("cgroup_storage_deprecated", 19), ("percpu_cgroup_storage_deprecated", 21)],
             Self::Progs | Self::Attachs => &[],
-        }
-    }
-
-    /// The mask of all values that have a name here and may be delegated; `unspec` is not one of them.
-    pub fn known(self) -> u64 {
-        let all = (1u64 << self.table().len()) - 1;
-        match self {
-            Self::Maps => all & !1,
-            Self::Progs => all & !1 & !SYSCALL,
-            Self::Cmds | Self::Attachs => all,
         }
     }
 
@@ -434,7 +414,6 @@ mod tests {
             assert_eq!(category.name(value), Some(name));
         }
         assert_eq!(Category::Cmds.name(39), None);
-        assert_eq!(Category::Attachs.known(), (1 << 62) - 1);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::model::attach_point::{
 use crate::model::facts::{CgroupFact, Facts, NetnsFact};
 use crate::model::object::{ProgramFacts, SectionAttach};
 use crate::model::plan::PlanError;
+use crate::model::text::list;
 
 /// BPF_XDP of `enum bpf_attach_type`.
 const BPF_XDP: u32 = 37;
@@ -242,7 +243,7 @@ fn interfaces(
         InterfaceSelector::Named(name) => match facts.interfaces.iter().find(|i| i.name == *name) {
             Some(found) => Ok(vec![found.clone()]),
             None => {
-                let known = super::make::list(facts.interfaces.iter().map(|i| i.name.as_str()));
+                let known = list(facts.interfaces.iter().map(|i| i.name.as_str()));
                 Err(PlanError::NoInterface { kind, function, name: name.clone(), known, hint })
             }
         },

@@ -18,7 +18,7 @@ pub enum PlanError {
         known: String,
     },
     /// `image` without `programs`, and the object has no programs.
-    #[error("{reference} has no programs")]
+    #[error("{reference} contains no programs; request an image that has one")]
     NoPrograms {
         /// The object.
         reference: String,
@@ -36,7 +36,7 @@ pub enum PlanError {
         asked: ProgramKind,
     },
     /// A kind that this version does not load.
-    #[error("program {function:?} is {kind}, which this version does not load yet")]
+    #[error("program {function:?} is {kind}, which this version does not support")]
     Unsupported {
         /// The function.
         function: String,
@@ -44,7 +44,7 @@ pub enum PlanError {
         kind: ProgramKind,
     },
     /// Neither the request nor the section specifies where the program attaches.
-    #[error("section {section:?} of program {function:?} does not specify where it attaches: write {remedy}")]
+    #[error("section {section:?} of program {function:?} does not say where the program attaches; write {remedy}")]
     NoPlace {
         /// The function.
         function: String,
@@ -54,7 +54,7 @@ pub enum PlanError {
         remedy: String,
     },
     /// `attach=` belongs to another kind.
-    #[error("program {function:?}: attach={attach} is for {belongs}, not for {kind}")]
+    #[error("program {function:?}: attach={attach} belongs to {belongs} programs, not to {kind}")]
     OtherAttach {
         /// The function.
         function: String,
@@ -80,7 +80,7 @@ pub enum PlanError {
         hint: &'static str,
     },
     /// `iface=*`, but only `lo` exists.
-    #[error("attach {kind} {function:?}: the container has no interface but lo{hint}")]
+    #[error("attach {kind} {function:?}: the container has no interface except lo{hint}")]
     NoInterfaces {
         /// The kind.
         kind: ProgramKind,
@@ -91,7 +91,7 @@ pub enum PlanError {
     },
     /// Two XDP programs for one interface.
     #[error(
-        "attach xdp {function:?} to {iface}: {other:?} is requested there too, and one interface takes only one XDP program"
+        "attach xdp {function:?} to {iface}: the request attaches {other:?} there too, and one interface takes only one XDP program; request one of them"
     )]
     TwoXdp {
         /// The second program.
@@ -103,7 +103,7 @@ pub enum PlanError {
     },
     /// A host-scope kind that the policy does not allow.
     #[error(
-        "program {function:?}: {kind} reaches the whole host; that needs host-scope = true in the container's policy rule and scope = \"host\" in the image's"
+        "program {function:?}: {kind} reaches the whole host, which requires host-scope = true in the container's policy rule and scope = \"host\" in the image's"
     )]
     HostScopeKind {
         /// The function.
@@ -112,7 +112,9 @@ pub enum PlanError {
         kind: ProgramKind,
     },
     /// The place does not belong only to the container.
-    #[error("program {function:?}: {why}, so {kind} would reach beyond the container; that needs host scope in policy")]
+    #[error(
+        "program {function:?}: {why}, so {kind} would reach beyond the container, which requires host-scope = true in the policy"
+    )]
     HostScopePlace {
         /// The function.
         function: String,
@@ -132,7 +134,7 @@ pub enum PlanError {
         kind: ProgramKind,
     },
     /// The container is in another cgroup than its configuration names.
-    #[error("program {function:?}: the container is in cgroup {actual}, not in {expected} as linux.cgroupsPath says")]
+    #[error("program {function:?}: the container is in cgroup {actual}, but its linux.cgroupsPath names {expected}")]
     OtherCgroup {
         /// The function.
         function: String,
@@ -143,8 +145,8 @@ pub enum PlanError {
     },
     /// An annotation with the name of a variable, next to `globals`.
     #[error(
-        "annotation {name:?} has the name of a variable of the program, and globals looks as if podman cut it at a comma: separate its \
-         entries by ; (or leave that annotation out)"
+        "annotation {name:?} has the name of a variable of the program, and podman seems to have cut globals at a comma: separate its \
+         entries by ;, or leave this annotation out"
     )]
     CutGlobal {
         /// The annotation's key, which is also the variable's name.
@@ -178,7 +180,7 @@ pub enum PlanError {
         known: String,
     },
     /// A map that more than one object declares.
-    #[error("maps: {name:?} is in {first} and in {second}; show a map that only one object has")]
+    #[error("maps: {name:?} is in {first} and in {second}; request a map that only one object has")]
     AmbiguousMap {
         /// The name.
         name: String,
@@ -188,7 +190,7 @@ pub enum PlanError {
         second: String,
     },
     /// A map that cannot be made read-only.
-    #[error("maps: {name:?} cannot be shown read-only, because {why}; write {name}:rw if policy allows it")]
+    #[error("maps: {name:?} cannot be shown read-only, because {why}; write {name}:rw if the policy allows it")]
     NotReadOnly {
         /// The name.
         name: String,
@@ -196,7 +198,9 @@ pub enum PlanError {
         why: &'static str,
     },
     /// More programs than the policy's limit.
-    #[error("{asked} programs are more than the {limit} that policy allows for one container; raise programs under [limits]")]
+    #[error(
+        "{asked} programs are more than the {limit} that the policy allows for one container; raise programs under [limits]"
+    )]
     TooManyPrograms {
         /// Number of requested programs.
         asked: usize,
@@ -205,7 +209,7 @@ pub enum PlanError {
     },
     /// More links than the policy's limit.
     #[error(
-        "{asked} links are more than the {limit} that policy allows for one container; name interfaces instead of iface=*, or raise links under [limits]"
+        "{asked} links are more than the {limit} that the policy allows for one container; name interfaces instead of iface=*, or raise links under [limits]"
     )]
     TooManyLinks {
         /// Number of requested links.
@@ -215,7 +219,7 @@ pub enum PlanError {
     },
     /// More map memory than the policy's limit.
     #[error(
-        "the maps take {asked} bytes, more than the {limit} that policy allows for one container; raise map-memory under [limits]"
+        "the maps take {asked} bytes, more than the {limit} that the policy allows for one container; raise map-memory under [limits]"
     )]
     TooMuchMemory {
         /// Requested bytes.
@@ -225,7 +229,7 @@ pub enum PlanError {
     },
     /// A kind that cannot be attached without a container.
     #[error("program {function:?}: {kind} programs attach only to containers; request it in an annotation")]
-    NotByHand {
+    OnlyInContainers {
         /// The function.
         function: String,
         /// The kind.
@@ -233,7 +237,7 @@ pub enum PlanError {
     },
     /// A kind that reaches the host, loaded without a container, while the caller or the image may not.
     #[error("program {function:?}: {kind} programs reach the host, and {who} does not allow host scope")]
-    HostScopeByHand {
+    HostScopeManual {
         /// The function.
         function: String,
         /// The kind.
@@ -253,12 +257,12 @@ pub enum PlanError {
     },
     /// A token without a user namespace.
     #[error(
-        "delegate: the container has no user namespace of its own, and the kernel gives BPF tokens only inside one; start it with one (podman --userns=auto, hostUsers: false in Kubernetes, linux.uidMappings in config.json)"
+        "delegate: the container has no user namespace of its own, and the kernel creates BPF tokens only in one; start the container with one (podman --userns=auto, hostUsers: false in Kubernetes, linux.uidMappings in config.json)"
     )]
     NoUserNamespace,
     /// A token in a user namespace whose root is the host's root.
     #[error(
-        "delegate: the container's user namespace maps the host's user or group 0 and therefore isolates nothing; map ids that the host does not use (podman --userns=auto, hostUsers: false in Kubernetes, linux.uidMappings in config.json)"
+        "delegate: the container's user namespace maps the host's user or group 0 and therefore does not isolate the container; map ids that the host does not use (podman --userns=auto, hostUsers: false in Kubernetes, linux.uidMappings in config.json)"
     )]
     HostRootMapped,
     /// A token in a user namespace that is shared with others.
@@ -271,7 +275,7 @@ pub enum PlanError {
     },
     /// Cgroup types delegated to a container that sees the host's cgroups.
     #[error(
-        "delegate: cgroup attach types would reach every cgroup the container can open: {why}; that needs host-scope in policy"
+        "delegate: cgroup attach types would reach every cgroup that the container can open: {why}; this requires host-scope = true in the policy"
     )]
     CgroupsVisible {
         /// What is visible.
@@ -279,7 +283,7 @@ pub enum PlanError {
     },
     /// Networking types delegated to a container that uses a foreign network.
     #[error(
-        "delegate: networking types would reach a network that is not the container's own: {why}; that needs host-scope in policy"
+        "delegate: networking types would reach a network that is not the container's own: {why}; this requires host-scope = true in the policy"
     )]
     NetworkVisible {
         /// The owner of the network.

@@ -2,8 +2,8 @@
 
 use crate::model::facts::{Facts, NamespaceFact};
 use crate::model::object::GlobalFacts;
-use crate::model::plan::PlanError;
-use crate::model::plan::make::{Inputs, list};
+use crate::model::plan::{Inputs, PlanError};
+use crate::model::text::list;
 
 /// Variables to set, each with exactly as many bytes as it has.
 type Values = Vec<(String, Vec<u8>)>;

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::annotations::{BpffsRequest, KeyScope, MapAccess, ProgramsRequest, Request};
+use crate::model::annotations::{BpffsRequest, KeyScope, MapAccess, ProgramsRequest};
 use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, Scope};
 use crate::model::bytecode::Bytecode;
-use crate::model::delegation::Delegation;
-use crate::model::facts::{Facts, NetnsFact, UsernsFact};
-use crate::model::ids::{ContainerId, PinName};
+use crate::model::facts::{NetnsFact, UsernsFact};
+use crate::model::ids::PinName;
 use crate::model::object::{MapFacts, ObjectFacts, ProgramFacts};
 use crate::model::plan::{
-    OwnerPlan, Plan, PlanError, PlannedBpffs, PlannedLink, PlannedMap, PlannedObject, PlannedProgram, attach, globals,
+    Inputs, ObjectInput, OwnerPlan, Plan, PlanError, PlannedBpffs, PlannedLink, PlannedMap, PlannedObject, PlannedProgram,
+    attach, globals,
 };
-use crate::model::policy::ContainerLimits;
 use crate::model::record::{ImageRecord, Keeper};
 use crate::model::reference::Reference;
+use crate::model::text::list;
 
 /// BPF_MAP_TYPE_RINGBUF: readers move its consumer position by writing.
 const RINGBUF: u32 = 27;
@@ -22,42 +22,6 @@ const RINGBUF: u32 = 27;
 const USER_RINGBUF: u32 = 31;
 /// BPF_MAP_TYPE_STRUCT_OPS: BPF_MAP_FREEZE is ENOTSUPP (kernel/bpf/syscall.c, `map_freeze`).
 const STRUCT_OPS: u32 = 26;
-
-/// Everything that a plan is based on.
-#[derive(Debug)]
-pub struct Inputs<'a> {
-    /// The container's id, for `bpfman_container_id`.
-    pub id: &'a ContainerId,
-    /// Its request.
-    pub request: &'a Request,
-    /// The facts about it.
-    pub facts: &'a Facts,
-    /// The objects that the request names, each once.
-    pub objects: &'a [ObjectInput],
-    /// The delegation that the policy allows; None if the request needs no token.
-    pub delegation: Option<Delegation>,
-    /// True if the container rule allows host scope; the image rule must allow it too.
-    pub host_scope: bool,
-    /// Limits for one container.
-    pub limits: ContainerLimits,
-    /// `process.user` of config.json: uid and gid as the container sees them.
-    pub user: (u32, u32),
-    /// True if the engine configures the network after createRuntime.
-    pub late_network: bool,
-    /// Why the container sees cgroups other than its own, if it does.
-    pub foreign_cgroups: Option<String>,
-}
-
-/// One object that a request names.
-#[derive(Debug)]
-pub struct ObjectInput {
-    /// Its bytes and their source.
-    pub bytecode: Bytecode,
-    /// Its declarations.
-    pub facts: ObjectFacts,
-    /// True if the image rule that allowed it has `scope = "host"`.
-    pub host_scope: bool,
-}
 
 impl ObjectInput {
     fn name(&self) -> String {
@@ -95,17 +59,6 @@ fn keeper(inputs: &Inputs<'_>, netns: &OwnerPlan) -> Option<Keeper> {
             netns.links.iter().all(|link| tells(&link.at)).then_some(Keeper::Interfaces)
         }
         _ => None,
-    }
-}
-
-/// Names for a message: `a, b, c`, or `none`.
-pub fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    const SHOWN: usize = 12;
-    let names: Vec<_> = names.collect();
-    match names.len() {
-        0 => "none".to_owned(),
-        n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
-        _ => names.join(", "),
     }
 }
 

@@ -8,9 +8,9 @@ use crate::model::ids::PinName;
 use crate::model::manual::{LoadTask, ProgramToLoad};
 use crate::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use crate::model::plan::attach::{attach_type, check_kind, no_place};
-use crate::model::plan::make::{list, object};
+use crate::model::plan::make::object;
 use crate::model::plan::{OwnerPlan, PlanError, PlannedMap, PlannedProgram};
-use crate::model::text::is_symbol;
+use crate::model::text::{is_symbol, list};
 
 /// Everything that such a plan is based on.
 #[derive(Debug)]
@@ -81,10 +81,10 @@ fn program(inputs: &ManualInputs<'_>, wanted: &ProgramToLoad, pin: PinName) -> R
         _ => wanted.kind,
     };
     if !kind.manual() {
-        return Err(PlanError::NotByHand { function, kind });
+        return Err(PlanError::OnlyInContainers { function, kind });
     }
     if kind.scope() == Scope::Host && inputs.scope != Scope::Host {
-        return Err(PlanError::HostScopeByHand { function, kind, who: inputs.who.to_owned() });
+        return Err(PlanError::HostScopeManual { function, kind, who: inputs.who.to_owned() });
     }
     let target = if kind.fixed_at_load() { Some(target(wanted, kind, found)?) } else { None };
     Ok(PlannedProgram { function, kind, expected_attach_type: attach_type(kind), target, pin })

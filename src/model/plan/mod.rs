@@ -11,18 +11,58 @@ mod manual;
 
 pub use crate::model::plan::manual::{ManualInputs, SharedMaps, manual};
 pub use error::PlanError;
-pub use make::{Inputs, ObjectInput, make};
+pub use make::make;
 
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
 
-use crate::model::annotations::MapAccess;
+use crate::model::annotations::{MapAccess, Request};
 use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, ProgramKind, Scope};
+use crate::model::bytecode::Bytecode;
 use crate::model::delegation::Delegation;
-use crate::model::ids::PinName;
+use crate::model::facts::Facts;
+use crate::model::ids::{ContainerId, PinName};
+use crate::model::object::ObjectFacts;
+use crate::model::policy::ContainerLimits;
 use crate::model::record::{ImageRecord, Keeper};
+
+/// Everything that a plan is based on.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// The container's id, for `bpfman_container_id`.
+    pub id: &'a ContainerId,
+    /// Its request.
+    pub request: &'a Request,
+    /// The facts about it.
+    pub facts: &'a Facts,
+    /// The objects that the request names, each once.
+    pub objects: &'a [ObjectInput],
+    /// The delegation that the policy allows; None if the request needs no token.
+    pub delegation: Option<Delegation>,
+    /// True if the container rule allows host scope; the image rule must allow it too.
+    pub host_scope: bool,
+    /// Limits for one container.
+    pub limits: ContainerLimits,
+    /// `process.user` of config.json: uid and gid as the container sees them.
+    pub user: (u32, u32),
+    /// True if the engine configures the network after createRuntime.
+    pub late_network: bool,
+    /// Why the container sees cgroups other than its own, if it does.
+    pub foreign_cgroups: Option<String>,
+}
+
+/// One object that a request names.
+#[derive(Debug)]
+pub struct ObjectInput {
+    /// Its bytes and their source.
+    pub bytecode: Bytecode,
+    /// Its declarations.
+    pub facts: ObjectFacts,
+    /// True if the image rule that allowed it has `scope = "host"`.
+    pub host_scope: bool,
+}
 
 /// One object to load.
 #[derive(Debug, Clone, PartialEq, Eq)]

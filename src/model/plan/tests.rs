@@ -309,9 +309,13 @@ fn impossible_plans_are_refused_with_the_reason() {
             "podman configures the network of a container with a user namespace only after its hooks have run",
         ),
         (vec![("pass", xdp("lo")), ("drop", xdp("lo"))], |_| {}, "one interface takes only one XDP program"),
-        (vec![("seen", tcx(None))], |_| {}, "does not specify where it attaches: write direction=ingress or direction=egress"),
+        (
+            vec![("seen", tcx(None))],
+            |_| {},
+            "does not say where the program attaches; write direction=ingress or direction=egress",
+        ),
         (vec![("any", cgroup(None))], |_| {}, "write attach="),
-        (vec![("out", cgroup(Some(CgroupAttach::Connect4)))], |_| {}, "attach=connect4 is for cgroup_sock_addr"),
+        (vec![("out", cgroup(Some(CgroupAttach::Connect4)))], |_| {}, "attach=connect4 belongs to cgroup_sock_addr"),
         (vec![("switch", tracepoint())], |_| {}, "tracepoint reaches the whole host"),
         (vec![("out", cgroup(None))], |c| c.facts.cgroup = Some(CgroupFact::Root), "no cgroup of its own"),
         (
@@ -322,15 +326,15 @@ fn impossible_plans_are_refused_with_the_reason() {
         (
             vec![("out", cgroup(None))],
             |c| c.facts.cgroup = Some(CgroupFact::Elsewhere { path: "/x".into(), expected: "/y".to_owned() }),
-            "is in cgroup /x, not in /y",
+            "is in cgroup /x, but its linux.cgroupsPath names /y",
         ),
         (vec![("pass", xdp("lo"))], |c| c.facts.netns = NetnsFact::Host, "on the host's network"),
         (vec![("pass", xdp("lo"))], |c| c.facts.netns = NetnsFact::Foreign { other: 43 }, "process 43"),
-        (vec![("pass", xdp("lo"))], |c| c.limits.programs = 0, "more than the 0 that policy allows"),
+        (vec![("pass", xdp("lo"))], |c| c.limits.programs = 0, "more than the 0 that the policy allows"),
         (
             vec![("seen", every_interface()), ("pass", xdp("lo"))],
             |c| c.limits.links = 1,
-            "2 links are more than the 1 that policy",
+            "2 links are more than the 1 that the policy",
         ),
         (vec![("pass", xdp("lo"))], |c| c.limits.map_memory = 4096, "the maps take 4144 bytes, more than the 4096"),
         (
@@ -389,7 +393,7 @@ fn impossible_plans_are_refused_with_the_reason() {
                 token(c, Preset::Networking);
                 c.facts.userns = UsernsFact::Host;
             },
-            "gives BPF tokens only inside one",
+            "creates BPF tokens only in one",
         ),
         (
             vec![],

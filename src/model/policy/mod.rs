@@ -288,6 +288,7 @@ impl Policy {
     }
 
     /// The policy without any file: container-scope programs of images signed by one of `keys`, and no delegation.
+    #[cfg(test)]
     pub fn built_in(keys: impl IntoIterator<Item = PathBuf>) -> Self {
         let mut policy = Self {
             images: vec![ImageRule::built_in()],

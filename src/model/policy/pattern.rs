@@ -66,7 +66,7 @@ impl RepositoryPattern {
         }
         for component in repository.split('/').filter(|component| !matches!(*component, "*" | "**")) {
             if component.contains('*') {
-                return Err(error("* and ** stand for whole components"));
+                return Err(error("* and ** must be whole components, as in ghcr.io/acme/*"));
             }
             if !is_repository_component(component) {
                 return Err(error("components must be lower-case letters and digits, with . _ - between them"));
@@ -205,8 +205,11 @@ mod tests {
                 "ghcr.io/acme/x:v1",
                 "\"ghcr.io/acme/x:v1\" is not a repository: it must not have a tag or a digest; write digests in the key digests",
             ),
-            ("ghcr.io/acme-*", "\"ghcr.io/acme-*\" is not a repository: * and ** stand for whole components"),
-            ("ghcr.io/***", "\"ghcr.io/***\" is not a repository: * and ** stand for whole components"),
+            (
+                "ghcr.io/acme-*",
+                "\"ghcr.io/acme-*\" is not a repository: * and ** must be whole components, as in ghcr.io/acme/*",
+            ),
+            ("ghcr.io/***", "\"ghcr.io/***\" is not a repository: * and ** must be whole components, as in ghcr.io/acme/*"),
             (
                 "ghcr.io/A",
                 "\"ghcr.io/A\" is not a repository: components must be lower-case letters and digits, with . _ - between them",

@@ -70,9 +70,9 @@ impl Signer {
             }
             (Ok(_), _) => None,
         };
-        let anybody = "accepts every identity that the issuer vouches for: its identity-regexp matches every text";
+        let any_identity = "accepts every identity that the issuer vouches for: its identity-regexp matches every text";
         let any_issuer = "accepts every issuer: its issuer-regexp matches every text";
-        [doubt(identity, anybody), doubt(issuer, any_issuer)].into_iter().flatten().collect()
+        [doubt(identity, any_identity), doubt(issuer, any_issuer)].into_iter().flatten().collect()
     }
 }
 

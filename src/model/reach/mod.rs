@@ -103,17 +103,12 @@ pub fn kfunc(name: &str) -> Option<Reach> {
 }
 
 /// Every function that reaches beyond a container, helpers first. A kernel offers each of them only to some program
-/// types, and those it does not have to none. Kfuncs that are identified by a prefix of their name ([`families`]) are
+/// types, and those it does not have to none. Kfuncs that are identified by a prefix of their name (`kfuncs::FAMILIES`) are
 /// not included.
 pub fn beyond() -> impl Iterator<Item = KernelFunction> {
     let helpers = (1..).map_while(helper);
     let kfuncs = kfuncs::KFUNCS.iter().map(|(name, reach)| KernelFunction { call: Call::Kfunc, name, reach: *reach });
     helpers.chain(kfuncs).filter(|function| function.reach.is_beyond())
-}
-
-/// Prefixes of names: each kfunc in the kernel's BTF with such a prefix has that reach.
-pub fn families() -> impl Iterator<Item = (&'static str, Reach)> {
-    kfuncs::FAMILIES.iter().copied()
 }
 
 /// Decides whether a program of container scope may call a helper, regardless of the arguments: socket lookups only
@@ -154,7 +149,7 @@ mod tests {
     /// The rows of the table in docs/policy.md.
     fn documented() -> String {
         let mut rows: Vec<(Reach, String)> = Vec::new();
-        let families = families().map(|(start, reach)| (format!("`{start}*`"), reach));
+        let families = kfuncs::FAMILIES.iter().map(|(start, reach)| (format!("`{start}*`"), *reach));
         for (name, reach) in beyond().map(|function| (format!("`{}`", function.name), function.reach)).chain(families) {
             match rows.iter_mut().find(|(known, _)| known.to_string() == reach.to_string()) {
                 Some((_, names)) => names.extend([" ", &name]),

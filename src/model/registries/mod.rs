@@ -186,12 +186,6 @@ impl RegistryConfig {
         self.hosts.get(host)
     }
 
-    /// True if a registry is contacted by plain http: it is configured so, or it is a loopback address without any
-    /// configuration.
-    pub fn plain_http(&self, host: &str) -> bool {
-        self.get(host).map_or_else(|| is_loopback(host), |registry| registry.http)
-    }
-
     /// True if the proxy's URL contains a password.
     pub fn holds_a_secret(&self) -> bool {
         let authority = self.proxy.as_ref().and_then(|proxy| proxy.url.split("://").nth(1)?.split(['/', '?', '#']).next());
@@ -222,13 +216,12 @@ mod tests {
 
     #[test]
     fn only_loopback_uses_plain_http_by_default() {
-        let none = RegistryConfig::default();
         for host in ["localhost", "localhost:5000", "127.0.0.1", "127.8.9.1:5000", "[::1]", "[::1]:5000"] {
-            assert!(none.plain_http(host), "{host}");
+            assert!(is_loopback(host), "{host}");
         }
         for host in ["ghcr.io", "localhost.example", "127.0.0.1.nip.io", "128.0.0.1", "[::2]:1", "[fe80::1]", "10.0.0.1:80", ""]
         {
-            assert!(!none.plain_http(host), "{host}");
+            assert!(!is_loopback(host), "{host}");
         }
     }
 
@@ -236,10 +229,9 @@ mod tests {
     fn entries_apply_only_to_their_host() {
         let text = "[[registry]]\nhost = \"r.example:5000\"\nhttp = true\n[[registry]]\nhost = \"127.0.0.1:5001\"\nca = \"/etc/ca.pem\"\n";
         let config = RegistryConfig::parse(text).unwrap();
-        assert!(config.plain_http("r.example:5000"));
-        assert!(!config.plain_http("r.example"));
-        assert!(!config.plain_http("127.0.0.1:5001"), "configured for TLS");
-        assert!(config.plain_http("127.0.0.1:5002"));
+        let http = |host: &str| config.get(host).map(|registry| registry.http);
+        assert_eq!((http("r.example:5000"), http("127.0.0.1:5001")), (Some(true), Some(false)));
+        assert_eq!((http("r.example"), http("127.0.0.1:5002")), (None, None));
         assert_eq!(config.hosts().collect::<Vec<_>>(), ["127.0.0.1:5001", "r.example:5000"]);
     }
 

@@ -30,9 +30,9 @@ pub enum ConfigError {
     /// Its version is not supported.
     #[error("its version is {0}; versions 2 and 3 are supported: `containerd config migrate` converts it")]
     Version(String),
-    /// toml_edit would not preserve the line ends.
-    #[error("it mixes two kinds of line ends, which uninstall could not restore; use one kind")]
-    LineEnds,
+    /// toml_edit would not preserve it.
+    #[error("uninstall could not restore it byte for byte: {0}")]
+    NotRestorable(&'static str),
     /// A part is not written in the way that containerd writes it.
     #[error("{0} is not written as a separate table; write it as [{0}]")]
     Shape(String),
@@ -89,41 +89,6 @@ impl Handler {
     }
 }
 
-/// Properties of a file's text that parsing loses and writing restores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileForm {
-    /// It begins with a byte order mark.
-    mark: bool,
-    /// Its lines end with a carriage return and a line feed.
-    returns: bool,
-    /// Its last line has no line end.
-    open_end: bool,
-}
-
-impl FileForm {
-    const MARK: char = '\u{feff}';
-
-    fn of(text: &str) -> Self {
-        Self {
-            mark: text.starts_with(Self::MARK),
-            returns: text.contains("\r\n"),
-            open_end: !text.is_empty() && !text.ends_with('\n'),
-        }
-    }
-
-    /// The text with plain line ends, and one after the last line.
-    fn taken_off(self, text: &str) -> String {
-        let lines = text.strip_prefix(Self::MARK).unwrap_or(text).replace("\r\n", "\n");
-        if self.open_end { lines + "\n" } else { lines }
-    }
-
-    fn put_on(self, lines: &str) -> String {
-        let lines = if self.open_end { lines.strip_suffix('\n').unwrap_or(lines) } else { lines };
-        let mark = if self.mark { Self::MARK.to_string() } else { String::new() };
-        mark + &if self.returns { lines.replace('\n', "\r\n") } else { lines.to_owned() }
-    }
-}
-
 /// True if a text contains a mark of ours. Files without one are never touched.
 pub fn has_ours(text: &[u8]) -> bool {
     let mark = b"# bpfman-hook: ";
@@ -134,7 +99,6 @@ pub fn has_ours(text: &[u8]) -> bool {
 #[derive(Debug, Clone)]
 pub struct ContainerdConfig {
     document: DocumentMut,
-    form: FileForm,
     /// The plugin that contains the runtime handlers.
     runtime: &'static str,
 }
@@ -145,8 +109,7 @@ impl ContainerdConfig {
     /// # Errors
     /// [`ConfigError::Toml`], [`ConfigError::Version`].
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let form = FileForm::of(text);
-        let document: DocumentMut = form.taken_off(text).parse()?;
+        let document: DocumentMut = text.parse()?;
         let runtime = match document.get("version") {
             // containerd 2 also reads version 2, and containerd 1 reads nothing newer.
             None if document.is_empty() => "io.containerd.grpc.v1.cri",
@@ -157,21 +120,35 @@ impl ContainerdConfig {
                 _ => return Err(ConfigError::Version(version.to_string().trim().to_owned())),
             },
         };
-        Ok(Self { document, form, runtime })
+        Ok(Self { document, runtime })
     }
 
     /// The text.
     pub fn text(&self) -> String {
-        self.form.put_on(&self.document.to_string())
+        self.document.to_string()
     }
 
     /// [`Self::parse`] for a change that must be reversible byte for byte.
     ///
     /// # Errors
-    /// Also [`ConfigError::LineEnds`].
+    /// Also [`ConfigError::NotRestorable`].
     pub fn parse_to_change(text: &str) -> Result<Self, ConfigError> {
+        let refused = |why| Err(ConfigError::NotRestorable(why));
+        if text.starts_with('\u{feff}') {
+            return refused("it begins with a byte order mark; remove it");
+        }
+        if text.contains('\r') {
+            return refused("its lines end with CR LF; end them with LF");
+        }
+        if !text.is_empty() && !text.ends_with('\n') {
+            return refused("its last line has no line end; add one");
+        }
         let config = Self::parse(text)?;
-        if config.text() == text { Ok(config) } else { Err(ConfigError::LineEnds) }
+        if config.text() == text {
+            Ok(config)
+        } else {
+            refused("its layout would change; write it as containerd config dump does")
+        }
     }
 
     fn plugin(&self, name: &str) -> Option<&dyn TableLike> {
@@ -475,20 +452,7 @@ root = "/var/lib/containerd" # as it was
 
     #[test]
     fn every_change_is_reverted_byte_for_byte() {
-        let dos = V3.replace('\n', "\r\n");
-        let marked = format!("\u{feff}{V3}");
-        let texts = [
-            "",
-            V2,
-            V3,
-            "version = 3\n",
-            "version = 2 # two\n\n[plugins]\n",
-            "version = 3",
-            "version = 3\n# end",
-            &dos,
-            &marked,
-        ];
-        for text in texts {
+        for text in ["", V2, V3, "version = 3\n", "version = 2 # two\n\n[plugins]\n", "version = 3\n# end\n"] {
             let mut config = ContainerdConfig::parse_to_change(text).unwrap();
             config.enable_nri(true).unwrap();
             config.add_handler("bpfman-hook", spec()).unwrap();
@@ -514,6 +478,23 @@ root = "/var/lib/containerd" # as it was
             back.restore();
             assert_eq!(back.text(), text);
         }
+    }
+
+    #[test]
+    fn texts_that_uninstall_could_not_restore_are_refused() {
+        let dos = V3.replace('\n', "\r\n");
+        let marked = format!("\u{feff}{V3}");
+        for (text, said) in [
+            (dos.as_str(), "its lines end with CR LF"),
+            ("version = 3\r\nroot = 'x'\n", "its lines end with CR LF"),
+            (&marked, "it begins with a byte order mark"),
+            ("version = 3", "its last line has no line end"),
+            ("version = 3\n# end", "its last line has no line end"),
+        ] {
+            let error = ContainerdConfig::parse_to_change(text).unwrap_err().to_string();
+            assert!(error.starts_with("uninstall could not restore it byte for byte: ") && error.contains(said), "{error}");
+        }
+        assert_eq!(ContainerdConfig::parse(&dos).unwrap().nri(), ContainerdConfig::parse(V3).unwrap().nri(), "it can be read");
     }
 
     #[test]

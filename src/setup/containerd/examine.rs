@@ -119,42 +119,10 @@ fn strict_handler(handler: &Handler, root: &Path) -> Option<Finding> {
     })
 }
 
-/// Explains an error that containerd returned to its client; None for errors that are clear by themselves.
-///
-/// The texts are those of containerd 2.1 and 2.2, of NRI's default validator (pkg/plugin, plugins/default-validator)
-/// and of runc.
-pub fn explain(error: &str) -> Option<Finding> {
-    let missing_hook = error.contains("error running") && error.contains("hook") && error.contains("no such file or directory");
-    if error.contains("attempted restricted OCI hook injection") {
-        Some(hooks_allowed(&Nri { rejects_hooks: true, ..Nri::default() }))
-    } else if error.contains("validation error") && error.contains("required plugin") {
-        let detail = "the default validator requires a plugin that did not see this container";
-        Some(Finding::bad(
-            "containerd required plugins",
-            FindingStatus::Fail,
-            detail,
-            "start it: systemctl status bpfman-hook-nri",
-        ))
-    } else if error.contains("no runtime for") {
-        let detail = "the pod's RuntimeClass names a handler that containerd does not have";
-        Some(Finding::bad("containerd strict handler", FindingStatus::Fail, detail, STRICT))
-    } else if missing_hook {
-        let detail = "a hook's program does not exist, or not in containerd's mount namespace";
-        Some(Finding::bad("containerd hook", FindingStatus::Fail, detail, "run `bpfman-hook install --containerd`"))
-    } else if error.contains("error executing hook") && error.contains("bpfman-hook") {
-        let detail = "crun does not pass on a hook's message; nothing else reaches the pod's events";
-        let remedy = "see `bpfman-hook list containers` and `events` on the node for the reason";
-        Some(Finding::bad("crun", FindingStatus::Warn, detail, remedy))
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::InstallTargets;
-    use std::path::PathBuf;
 
     struct World {
         root: tempfile::TempDir,
@@ -175,22 +143,7 @@ mod tests {
         }
 
         fn examine(&self) -> Findings {
-            let targets = InstallTargets {
-                podman: false,
-                crio: false,
-                containerd: ContainerdTargets::default(),
-                service: Default::default(),
-                nri: Default::default(),
-                metrics: Default::default(),
-                no_timer: false,
-                policy: None,
-                registries: None,
-                no_docs: false,
-                prefix: PathBuf::from("/usr/local"),
-                destdir: Some(self.root.path().to_owned()),
-                dry_run: false,
-                format: Default::default(),
-            };
+            let targets = InstallTargets::on(self.root.path());
             examine(&InstallRoot::of(&targets, None), &targets.containerd)
         }
     }
@@ -223,23 +176,6 @@ mod tests {
         }
         assert!(switched_on(&Nri::default(), Some((1, 7))).detail.contains("1.7"));
         assert_eq!(switched_on(&Nri::default(), Some((2, 1))).status, FindingStatus::Ok);
-    }
-
-    #[test]
-    fn errors_of_containerd_are_explained() {
-        for (error, said) in [
-            ("validation error: plugin \"bpfman-hook\" attempted restricted OCI hook injection", "reject_oci_hook_adjustment"),
-            ("validation error: required plugin \"bpfman-hook\" not present", "did not see this container"),
-            ("failed to get sandbox runtime: no runtime for \"bpfman-hook\" is configured", "handler"),
-            (
-                "error running createRuntime hook #0: fork/exec /usr/local/bin/bpfman-hook: no such file or directory",
-                "mount namespace",
-            ),
-            ("error executing hook `/usr/local/bin/bpfman-hook` (exit code: 1)", "crun does not pass on"),
-        ] {
-            assert!(explain(error).unwrap().detail.contains(said), "{error}");
-        }
-        assert_eq!(explain("no such image"), None);
     }
 
     #[test]

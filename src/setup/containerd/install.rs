@@ -127,22 +127,8 @@ mod tests {
     fn targets(root: &Path, strict: bool) -> InstallTargets {
         let spec = root.join("spec.json");
         fs::write(&spec, SPEC).unwrap();
-        InstallTargets {
-            podman: false,
-            crio: false,
-            containerd: ContainerdTargets { containerd: true, strict, base_spec: Some(spec), ..ContainerdTargets::default() },
-            service: Default::default(),
-            nri: Default::default(),
-            metrics: Default::default(),
-            no_timer: false,
-            policy: None,
-            registries: None,
-            no_docs: false,
-            prefix: "/usr/local".into(),
-            destdir: Some(root.join("host")),
-            dry_run: false,
-            format: Default::default(),
-        }
+        let containerd = ContainerdTargets { containerd: true, strict, base_spec: Some(spec), ..ContainerdTargets::default() };
+        InstallTargets { containerd, ..InstallTargets::on(&root.join("host")) }
     }
 
     fn act<T>(
@@ -229,11 +215,11 @@ mod tests {
         fs::write(&elsewhere, "version = 3\n").unwrap();
         std::os::unix::fs::symlink(&elsewhere, &config).unwrap();
         assert!(!act(&t, uninstall).1 && config.is_symlink());
-        // Mixed line ends could not be restored: refused before anything is written.
+        // Lines that end with CR LF could not be restored: refused before anything is written.
         fs::remove_file(&config).unwrap();
         fs::write(&config, "version = 3\r\nroot = 'x'\n").unwrap();
         let place = InstallRoot::of(&t, None);
         let error = install(&t, &place, &mut Installer::new(&place, false)).unwrap_err();
-        assert!(crate::sys::error::chain(&error).contains("line ends"), "{error}");
+        assert!(crate::sys::error::chain(&error).contains("its lines end with CR LF"), "{error}");
     }
 }

@@ -6,22 +6,7 @@ use crate::setup::hooks_dir::below;
 use crate::setup::steps::{InstallStep, InstallSteps, has_owners};
 
 fn targets(destdir: &Path, podman: bool, crio: bool) -> InstallTargets {
-    InstallTargets {
-        podman,
-        crio,
-        containerd: Default::default(),
-        service: Default::default(),
-        nri: Default::default(),
-        metrics: Default::default(),
-        no_timer: false,
-        policy: None,
-        registries: None,
-        no_docs: false,
-        prefix: "/usr/local".into(),
-        destdir: Some(destdir.to_owned()),
-        dry_run: false,
-        format: Default::default(),
-    }
+    InstallTargets { podman, crio, ..InstallTargets::on(destdir) }
 }
 
 fn act(

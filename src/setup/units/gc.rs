@@ -28,9 +28,7 @@ pub(crate) fn install(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(
     if !place.has_units() {
         return Ok(());
     }
-    for (path, text) in files(place) {
-        work.write(&path, text.as_bytes(), 0o644)?;
-    }
+    super::write(&files(place), work)?;
     if place.is_staged() {
         return Ok(());
     }
@@ -39,22 +37,12 @@ pub(crate) fn install(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(
         work.step("advise", format!("systemd does not run: write the line \"{line}\" to /etc/cron.d/bpfman-hook"), true);
         return Ok(());
     }
-    work.systemctl(&["daemon-reload"])?;
-    work.systemctl(&["enable", "--now", TIMER_UNIT])
+    super::start(&[TIMER_UNIT], work)
 }
 
 /// Stops the timer and removes both units.
 pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
-    if !place.has_units() {
-        return Ok(());
-    }
-    if is_installed(place) && !place.is_staged() && work.by_systemd() {
-        work.systemctl(&["disable", "--now", TIMER_UNIT])?;
-    }
-    for (path, _) in files(place).iter().rev() {
-        work.remove(path)?;
-    }
-    Ok(())
+    super::remove(&files(place), is_installed(place), &[TIMER_UNIT], place, work)
 }
 
 /// Whether the timer's unit exists.

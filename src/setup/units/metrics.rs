@@ -72,34 +72,22 @@ pub(crate) fn install(target: &MetricsTarget, place: &InstallRoot, work: &mut In
         return Ok(());
     }
     let files = files(place, target.metrics_textfile.as_deref());
-    for (path, text) in &files {
-        work.write(path, text.as_bytes(), 0o644)?;
-    }
+    super::write(&files, work)?;
     if place.is_staged() || !work.by_systemd() {
         return Ok(());
     }
     let [(sysusers, _), (tmpfiles, _), ..] = &files;
     work.run("systemd-sysusers", &[&sysusers.display().to_string()])?;
     work.run("systemd-tmpfiles", &["--create", &tmpfiles.display().to_string()])?;
-    work.systemctl(&["daemon-reload"])?;
     match target.metrics_textfile {
-        None => work.systemctl(&["enable", "--now", EXPORTER_UNIT, TIMER_UNIT]),
-        Some(_) => work.systemctl(&["enable", "--now", TIMER_UNIT]),
+        None => super::start(&[EXPORTER_UNIT, TIMER_UNIT], work),
+        Some(_) => super::start(&[TIMER_UNIT], work),
     }
 }
 
 /// Stops and removes the units. The group stays: files may belong to it, and systemd does not remove groups either.
 pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
-    if !place.has_units() {
-        return Ok(());
-    }
-    if is_installed(place) && !place.is_staged() && work.by_systemd() {
-        work.systemctl(&["disable", "--now", EXPORTER_UNIT, TIMER_UNIT])?;
-    }
-    for (path, _) in files(place, None).iter().rev() {
-        work.remove(path)?;
-    }
-    Ok(())
+    super::remove(&files(place, None), is_installed(place), &[EXPORTER_UNIT, TIMER_UNIT], place, work)
 }
 
 /// Whether the units exist: they need the binary.

@@ -18,28 +18,25 @@ pub(crate) fn path(place: &InstallRoot) -> PathBuf {
     place.mount_unit().with_file_name(UNIT)
 }
 
+fn files(place: &InstallRoot) -> [(PathBuf, String); 1] {
+    [(path(place), text(&place.binary(), connects(place)))]
+}
+
 /// Writes the unit and, if systemd runs, starts the plugin. Does nothing if our directories are not the default ones.
 pub(crate) fn install(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
     }
-    work.write(&path(place), text(&place.binary(), connects(place)).as_bytes(), 0o644)?;
+    super::write(&files(place), work)?;
     if place.is_staged() || !work.by_systemd() {
         return Ok(());
     }
-    work.systemctl(&["daemon-reload"])?;
-    work.systemctl(&["enable", "--now", UNIT])
+    super::start(&[UNIT], work)
 }
 
 /// Stops the plugin and removes its unit.
 pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
-    if !place.has_units() {
-        return Ok(());
-    }
-    if is_installed(place) && !place.is_staged() && work.by_systemd() {
-        work.systemctl(&["disable", "--now", UNIT])?;
-    }
-    work.remove(&path(place))
+    super::remove(&files(place), is_installed(place), &[UNIT], place, work)
 }
 
 /// Whether the unit exists: it needs the binary.

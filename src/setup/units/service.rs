@@ -30,28 +30,16 @@ pub(crate) fn install(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(
     if !place.has_units() {
         return Ok(());
     }
-    for (path, text) in pieces(place) {
-        work.write(&path, text.as_bytes(), 0o644)?;
-    }
+    super::write(&pieces(place), work)?;
     if place.is_staged() || !work.by_systemd() {
         return Ok(());
     }
-    work.systemctl(&["daemon-reload"])?;
-    work.systemctl(&["enable", "--now", SOCKET_UNIT])
+    super::start(&[SOCKET_UNIT], work)
 }
 
 /// Stops socket and service and removes their units.
 pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
-    if !place.has_units() {
-        return Ok(());
-    }
-    if is_installed(place) && !place.is_staged() && work.by_systemd() {
-        work.systemctl(&["disable", "--now", SOCKET_UNIT, SERVICE_UNIT])?;
-    }
-    for (path, _) in files(place, false) {
-        work.remove(&path)?;
-    }
-    Ok(())
+    super::remove(&files(place, false), is_installed(place), &[SOCKET_UNIT, SERVICE_UNIT], place, work)
 }
 
 /// The files and their expected texts.

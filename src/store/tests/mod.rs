@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
 use super::*;
+use crate::helper_process;
 use crate::model::ids::{Digest, OwnerNo, Pid, ProcessIdentity};
 use crate::model::policy::Engine;
 use crate::model::record::{Actor, ContainerOwner, NetnsOwner, Owner, OwnerRecord, Phase, Workload};
@@ -79,8 +80,8 @@ fn filled() -> tempfile::TempDir {
 }
 
 fn role(role: &str, stores: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "store::tests::child", "--nocapture"]).env(ROLE, role).env(STORES, stores);
+    let mut command = helper_process::command("store::tests::store_process", ROLE, role);
+    command.env(STORES, stores);
     command
 }
 
@@ -92,17 +93,17 @@ fn start(name: &str, stores: &Path) -> Child {
     child
 }
 
-/// The code of the child processes: this test binary is executed again with a role.
+/// A helper process, not a test: it uses the store as its role says.
 #[test]
-fn child() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+fn store_process() {
+    let Some(role) = helper_process::task(ROLE) else { return };
     let stores = PathBuf::from(std::env::var(STORES).unwrap());
     let hold = || {
         println!("ready");
         std::io::stdout().flush().unwrap();
         let _ = std::io::stdin().read_line(&mut String::new());
     };
-    match role.as_str() {
+    match role.to_str().unwrap() {
         "add" => {
             let store = Store::open(&stores, BOOT).unwrap();
             for round in 0..25 {

@@ -49,7 +49,7 @@ fn a_killed_writer_leaves_no_changes_and_does_not_block_others() {
 fn a_writer_that_keeps_the_lock_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path(), BOOT).unwrap();
-    store.set_patience(Duration::from_millis(30));
+    store.patience = Duration::from_millis(30);
     add(&store, container("web"), Phase::Ready, 1).unwrap();
     let mut child = start("write and hold", dir.path());
     let err = add(&store, container("web"), Phase::Ready, 2).unwrap_err();
@@ -66,7 +66,7 @@ fn only_the_first_lock_timeout_takes_the_full_time() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path(), BOOT).unwrap();
     add(&store, container("web"), Phase::Ready, 1).unwrap();
-    store.set_patience(Duration::from_millis(1500));
+    store.patience = Duration::from_millis(1500);
     let mut child = start("write and hold", dir.path());
     let took = |store: &Store| {
         let before = Instant::now();

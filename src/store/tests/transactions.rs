@@ -31,10 +31,6 @@ fn numbers_are_never_reused() {
             assert!(!store.write(|txn| txn.delete(no)).unwrap());
         }
     }
-    let store = Store::open(dir.path(), BOOT).unwrap();
-    store.write(|txn| txn.skip_to(OwnerNo(50))).unwrap();
-    store.write(|txn| txn.skip_to(OwnerNo(20))).unwrap();
-    assert_eq!(store.write(|txn| txn.next_no()).unwrap(), OwnerNo(51));
 }
 
 #[test]

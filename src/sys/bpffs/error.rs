@@ -2,10 +2,12 @@
 
 use std::io;
 
-use super::inside::MAX_DEPTH;
 use crate::model::delegation::ShownError;
 use crate::sys::SysError;
 use crate::sys::token::TokenError;
+
+/// Maximum number of components of a target.
+pub(super) const MAX_DEPTH: usize = 16;
 
 /// Why a bpffs could not be created for a container. Except where a variant says otherwise, everything has been
 /// undone.

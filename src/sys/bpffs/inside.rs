@@ -15,15 +15,13 @@ use rustix::process::{DumpableBehavior, Gid, Uid, fchdir, set_dumpable_behavior,
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::BpffsSpec;
+use super::error::MAX_DEPTH;
 use super::filter;
 use super::message::{BpffsStep, CallFailure, ChildReport, Exit, OpenedTarget, ParentVerdict};
 use crate::sys::SysError;
 use crate::sys::sock::{recv_raw, send_raw};
 use crate::sys::token::{self, last_errno};
 use seccompiler::BpfProgram;
-
-/// Maximum number of components of a target.
-pub(super) const MAX_DEPTH: usize = 16;
 
 /// How a target is opened: never outside the root, never through any kind of link.
 const RESOLVE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);

@@ -15,9 +15,12 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::process::geteuid;
 
-use super::{COUNTERS, make_temporary, unique};
+use super::temporary::{make_temporary, unique};
 use crate::model::metrics_table::{MetricSlot, SLOTS, fingerprint};
 use crate::sys::fsutil;
+
+/// The file with counters.
+pub const COUNTERS: &str = "counters";
 
 /// Words before the first counter: a magic number and the fingerprint of the table.
 const HEADER: usize = 2;

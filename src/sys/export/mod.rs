@@ -8,30 +8,29 @@
 //! inherit the group.
 
 mod counters;
+mod temporary;
 #[cfg(test)]
 mod tests;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
-use rustix::fs::{fchmod, flock, fstat, mkdirat, openat, renameat, statat, unlinkat};
+use rustix::fs::{flock, fstat, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use self::counters::Counters;
+use self::temporary::{FILE_MODE, make_temporary, unique};
 use crate::model::metrics_table;
 use crate::model::metrics_table::MetricSlot;
 use crate::sys::fsutil;
 
-pub use self::counters::read as read_counters;
+pub use self::counters::{COUNTERS, read as read_counters};
 
-/// The file with counters.
-pub const COUNTERS: &str = "counters";
 /// The file with events, one JSON document per line.
 pub const EVENTS: &str = "events";
 /// The previous file of events.
@@ -55,9 +54,6 @@ const MAX_EVENTS: u64 = 1 << 20;
 /// The temporary name of an owner file. Owner files are written only while holding the writer's lock of the store, so
 /// that one name is sufficient, and the next owner file replaces what a killed process left.
 const NEW_OWNER_FILE: &str = ".new";
-
-/// Writable by the owner, readable by the group.
-const FILE_MODE: u32 = 0o640;
 
 /// The export directory, opened for writing.
 #[derive(Debug)]
@@ -243,28 +239,4 @@ fn replace(directory: &OwnedFd, name: &str, temporary: &str, bytes: &[u8]) -> Re
         let _ = unlinkat(directory, temporary, AtFlags::empty());
     }
     written
-}
-
-/// A name next to `name` that no other living process uses.
-fn unique(name: &str) -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!(".{name}.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Creates a temporary file; an existing one was left by a process that died.
-fn make_temporary(directory: &OwnedFd, temporary: &str) -> Result<std::fs::File, Errno> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let open = || openat(directory, temporary, flags, Mode::RUSR | Mode::WUSR);
-    let file = match open() {
-        Err(Errno::EXIST) => {
-            unlinkat(directory, temporary, AtFlags::empty())?;
-            open()?
-        }
-        other => other?,
-    };
-    if let Err(errno) = fchmod(&file, Mode::from_raw_mode(FILE_MODE)) {
-        let _ = unlinkat(directory, temporary, AtFlags::empty());
-        return Err(errno);
-    }
-    Ok(file.into())
 }

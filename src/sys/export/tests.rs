@@ -3,6 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::thread;
 
 use super::*;
+use crate::helper_process;
 use crate::model::metrics_table::{EventKind, Outcome, SLOTS, Stage, event, run};
 
 fn export() -> (tempfile::TempDir, Export) {
@@ -40,10 +41,10 @@ const CHILD: &str = "EXPORT_TEST_DIRECTORY";
 const PROCESSES: u64 = 24;
 const EACH: u64 = 500;
 
-/// Not a test of its own: the code of each process in the next test.
+/// A helper process, not a test: each process of the next test.
 #[test]
-fn child() {
-    let Some(path) = std::env::var_os(CHILD) else { return };
+fn counting_process() {
+    let Some(path) = helper_process::task(CHILD) else { return };
     let export = Export::open(Path::new(&path)).unwrap();
     for _ in 0..EACH {
         export.count(event(EventKind::Loaded), 1);
@@ -57,8 +58,7 @@ fn concurrent_processes_lose_nothing() {
     let (dir, _) = export();
     let path = dir.path().join("export");
     let start = || {
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "sys::export::tests::child", "--nocapture"]).env(CHILD, &path);
+        let mut command = helper_process::command("sys::export::tests::counting_process", CHILD, &path);
         command.stdout(std::process::Stdio::null()).spawn().unwrap()
     };
     let mut children: Vec<_> = (0..PROCESSES).map(|_| start()).collect();

@@ -281,7 +281,7 @@ impl Netns {
     }
 
     /// Runs `f` while a process is in the namespace.
-    pub fn while_somebody_is_in_it(&self, f: impl FnOnce()) {
+    pub fn while_a_process_is_in_it(&self, f: impl FnOnce()) {
         let mut child = netns::on_thread(self.fd(), || Command::new("sleep").arg("60").spawn().unwrap()).unwrap();
         f();
         child.kill().unwrap();

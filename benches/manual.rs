@@ -1,7 +1,7 @@
-//! What `by_hand.py` cannot do in Python: a client of the gRPC service, and a store full of records.
+//! What `manual.py` cannot do in Python: a client of the gRPC service, and a store full of records.
 //!
-//! `by_hand client SOCKET OBJECT PROGRAM IFACE` loads, attaches and unloads one XDP program; `by_hand records ROOT
-//! COUNT` writes records through the store's own API; `by_hand tally DIRECTORY COUNT` records COUNT runs of a hook and
+//! `manual client SOCKET OBJECT PROGRAM IFACE` loads, attaches and unloads one XDP program; `manual records ROOT
+//! COUNT` writes records through the store's own API; `manual tally DIRECTORY COUNT` records COUNT runs of a hook and
 //! prints nanoseconds for one.
 #![allow(clippy::print_stdout, reason = "the figure is what it is run for")]
 
@@ -37,8 +37,8 @@ fn main() -> ExitCode {
         ["records", root, count] => records(Path::new(root), count, None, &[]),
         ["records", root, count, program, inits @ ..] => records(Path::new(root), count, Some(program), inits),
         ["tally", directory, count] => tally(Path::new(directory), count),
-        _ => Err("by_hand client SOCKET OBJECT PROGRAM IFACE, by_hand records ROOT COUNT [PROGRAM INIT…], \
-            by_hand tally DIRECTORY COUNT"
+        _ => Err("manual client SOCKET OBJECT PROGRAM IFACE, manual records ROOT COUNT [PROGRAM INIT…], \
+            manual tally DIRECTORY COUNT"
             .into()),
     };
     match done {

@@ -196,7 +196,7 @@ def tallies(world, samples, runs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, required=True, help="the bpfman-hook to measure")
-    parser.add_argument("--helper", type=Path, required=True, help="the binary of benches/by_hand.rs")
+    parser.add_argument("--helper", type=Path, required=True, help="the binary of benches/manual.rs")
     parser.add_argument("--floors", type=Path, required=True, help="the directory of run")
     parser.add_argument("--runs", type=int, default=100)
     figures.arguments(parser)
