@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Writes benches/start.order: the functions that a start and a stop call, in the order of their first call.
+
+The linker puts them next to each other in that order (build.rs), so that a start touches a few pages of code instead of some hundred.
+Needs root, and a binary with symbols: `make order`.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import bench
+
+
+def functions(binary):
+    """Names of the functions by address."""
+    words = ["nm", "--defined-only", "--format=posix", str(binary)]
+    found = {}
+    for line in subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines():
+        name, kind, address, *_ = line.split()
+        if kind in "tTW" and int(address, 16):
+            found.setdefault(int(address, 16), name)
+    return found
+
+
+def is_ours(name):
+    """Rust's functions: the C library's and aws-lc's have sections and breakpoints of their own kind."""
+    return name.startswith(("_ZN", "_R"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=Path, required=True, help="a bpfman-hook of the profile dist, with symbols")
+    parser.add_argument("--floors", type=Path, required=True, help="the directory of container and touched")
+    options = parser.parse_args()
+    names = {address: name for address, name in functions(options.binary).items() if is_ours(name)}
+    if not names:
+        sys.exit(f"{options.binary} has no symbols")
+    place = bench.Place(options.binary.resolve(), options.floors.resolve(), "counter", "count")
+    known, hits = place.dir / "functions", place.dir / "hits"
+    known.write_text("\n".join(f"{address:x}" for address in names))
+    try:
+        token = {bench.PREFIX + "delegate": "networking"}
+        image = {bench.PREFIX + "image": f"oci:{place.dir}/image:v1", bench.PREFIX + "programs": f"xdp:{place.program} iface=lo"}
+        for case, annotations in {"unannotated": {"io.example/unrelated": "yes"}, "token": token, "xdp": image}.items():
+            bundle = place.bundle(case, annotations)
+            # The first start fetches, makes the store and mounts the bpffs.
+            for n, prefix in enumerate([[], [place.floors / "touched", known, hits]]):
+                name = f"order-{case}-{n}"
+                with bench.Container(place) as container:
+                    run(place, prefix, "createRuntime", bench.state(bundle, name, annotations, container.pid))
+                run(place, prefix, "poststop", bench.state(bundle, name, annotations))
+        order = dict.fromkeys(names[int(line, 16)] for line in hits.read_text().split())
+    finally:
+        place.remove()
+    (bench.HERE / "start.order").write_text("".join(f"{name}\n" for name in order))
+    print(f"{len(order)} of {len(names)} functions")
+
+
+def run(place, prefix, stage, state):
+    words = [*prefix, place.binary, "hook", stage, "--root", place.root]
+    subprocess.run([str(word) for word in words], input=json.dumps(state), text=True, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
