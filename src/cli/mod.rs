@@ -16,6 +16,7 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::model::bytecode::PullPolicy;
 use crate::model::container::PodCheck;
+use crate::model::delegation::{ObjectLoader, Spelling};
 use crate::model::policy::Engine;
 
 mod containerd;
@@ -290,7 +291,7 @@ fn pull_policy(word: &str) -> Result<PullPolicy, &'static str> {
 pub enum TokenCommand {
     /// Mount a delegated bpffs into the namespaces of a running process
     Create(TokenCreateArgs),
-    /// Explain what a token is, what it needs and how it is set up; or what it reaches on this kernel
+    /// Explain tokens: what they are, what a container or process has, what an object needs
     Explain(TokenExplainArgs),
     /// Try out a token: run it inside the container
     Probe(TokenProbeArgs),
@@ -326,17 +327,44 @@ pub struct TokenCreateArgs {
 }
 
 /// `token explain`.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct TokenExplainArgs {
-    /// Show what confines this process, and what that means for its token [default: the calling process]
-    #[arg(long)]
+    /// Explain what is delegated to this process, by whom, and why its calls fail [default: the calling process]
+    #[arg(long, group = "subject")]
     pub pid: Option<u32>,
+    /// The same for a container, by its id, or the beginning of it, or its name
+    #[arg(long, value_name = "ID", group = "subject")]
+    pub container: Option<String>,
+    /// Print the smallest delegation and the capabilities that these BPF objects need, and what for
+    #[arg(long = "object", value_name = "FILE", num_args = 1.., group = "subject")]
+    pub objects: Vec<PathBuf>,
+    /// What loads the objects: libbpf (also bpftool, libbpf-rs), which probes the kernel first, or other
+    #[arg(long, value_name = "LOADER", default_value = "libbpf", value_parser = object_loader, requires = "objects")]
+    pub loader: ObjectLoader,
+    /// Explain a request: annotations, or what LXD, Incus or systemd call them
+    #[arg(long = "request", value_name = "KEY=VALUE", value_parser = key_value, group = "subject")]
+    pub request: Vec<(String, String)>,
+    /// Print only the delegation, as annotations, policy, systemd, incus, lxd or mount options
+    #[arg(long = "as", value_name = "SPELLING", value_parser = spelling, conflicts_with = "scope")]
+    pub spelling: Option<Spelling>,
     /// Print for each program type what a program that is loaded with a token reaches on this kernel
-    #[arg(long, conflicts_with = "pid")]
+    #[arg(long, group = "subject")]
     pub scope: bool,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
+}
+
+fn object_loader(word: &str) -> Result<ObjectLoader, &'static str> {
+    match word {
+        "libbpf" => Ok(ObjectLoader::Libbpf),
+        "other" => Ok(ObjectLoader::Other),
+        _ => Err("write libbpf or other"),
+    }
+}
+
+fn spelling(word: &str) -> Result<Spelling, &'static str> {
+    Spelling::from_word(word).ok_or("write annotations, policy, systemd, incus, lxd or mount")
 }
 
 /// `token probe`.

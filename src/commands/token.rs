@@ -20,6 +20,8 @@ use crate::sys::lsm;
 use crate::sys::pid::{self, Namespace};
 use crate::sys::token::probe::{self, ProbeOutcome, ProbeStage};
 
+mod object;
+mod request;
 mod scope;
 
 /// The text of `token explain`; 80 columns.
@@ -100,6 +102,12 @@ When it fails inside the container
 pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> Result<ExitCode, CommandError> {
     if args.scope {
         return scope::print_scope(paths, args.format.output);
+    }
+    if !args.objects.is_empty() {
+        return object::explain(paths, args);
+    }
+    if !args.request.is_empty() {
+        return request::explain(paths, args);
     }
     match (Here::look(args.pid), args.format.output) {
         // The text is useful even if /proc is not mounted.

@@ -125,6 +125,18 @@ impl Category {
         from_table.or_else(|| self.alias(name))
     }
 
+    /// A name in the spelling of systemd; a number as it is.
+    pub(super) fn systemd_name(self, name: &str) -> String {
+        if name.starts_with("0x") {
+            return name.to_owned();
+        }
+        let capital = |part: &str| match part.split_at_checked(1) {
+            Some((first, rest)) => first.to_ascii_uppercase() + rest,
+            None => String::new(),
+        };
+        self.systemd_prefix().to_owned() + &name.split('_').map(capital).collect::<String>()
+    }
+
     fn delegable(self, value: u32) -> Result<u32, NameError> {
         match self {
             Self::Progs if SYSCALL == 1 << value => Err(NameError::Syscall),
