@@ -379,6 +379,12 @@ pub struct TokenProbeArgs {
     /// Count packets there for this many seconds, then print how many each program saw
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub count: u32,
+    /// Try every command, map, program, link and attach type instead, in namespaces of their own (run it as root)
+    #[arg(long, conflicts_with_all = ["path", "iface", "count"])]
+    pub matrix: bool,
+    /// Print the matrix as Markdown
+    #[arg(long, requires = "matrix", conflicts_with = "output")]
+    pub markdown: bool,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,

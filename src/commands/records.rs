@@ -23,7 +23,7 @@ use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::manual::kernel_program;
 use crate::lifecycle::reconcile::{GcFinding, GcMode, GcResult};
 use crate::model::ids::OwnerNo;
-use crate::model::record::OwnerRecord;
+use crate::model::record::{Owner, OwnerRecord};
 use crate::output::error::CommandError;
 use crate::output::format::{ListFormat, json};
 use crate::output::table::Table;
@@ -204,6 +204,27 @@ fn with_id(lifecycle: &StoreView<'_>, prefix: &str) -> Result<Vec<SeenOwner>, Co
     let mut all = containers.iter().cloned().map(Ok).chain(held).collect::<Result<Vec<_>, _>>()?;
     all.sort_by_key(|record| record.no);
     Ok(all.into_iter().map(|record| SeenOwner { health: lifecycle.health(&record), record }).collect())
+}
+
+/// The id and the init of the one container whose id begins with `prefix`.
+pub(super) fn init_of(paths: &Paths, prefix: &str) -> Result<(String, u32), CommandError> {
+    let numbers = read(paths, |txn| txn.containers_with(prefix))?;
+    let records = read(paths, |txn| numbers.iter().map(|no| txn.get(*no)).collect::<Result<Vec<_>, _>>())?;
+    let living = records.into_iter().flatten().filter_map(|record| match (&record.owner, record.init) {
+        (Owner::Container { id, .. }, Some(init)) => Some((id.to_string(), init.pid.get())),
+        _ => None,
+    });
+    let found: Vec<_> = living.collect();
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(CommandError::new(format!(
+            "find the container {prefix:?}: bpfman-hook has no record of one whose id has this prefix; use --pid"
+        ))),
+        several => {
+            let problem = format!("{} containers have an id with this prefix", several.len());
+            Err(CommandError::new(format!("find the container {prefix:?}: {problem}")))
+        }
+    }
 }
 
 /// `gc [--dry-run]`

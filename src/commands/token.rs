@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::cli::{Format, TokenCreateArgs, TokenExplainArgs, TokenProbeArgs};
+use crate::commands::records;
 use crate::commands::token_bpffs::Here;
+use crate::lifecycle::token_reach;
 use crate::model::annotations::{BpffsRequest, PREFIX, Request};
 use crate::model::delegation::Delegation;
 use crate::model::ids::Pid;
@@ -20,6 +22,7 @@ use crate::sys::lsm;
 use crate::sys::pid::{self, Namespace};
 use crate::sys::token::probe::{self, ProbeOutcome, ProbeStage};
 
+mod matrix;
 mod object;
 mod request;
 mod scope;
@@ -97,8 +100,8 @@ When it fails inside the container
   EACCES      from a pin below /sys/fs: AppArmor; see `token explain --pid PID`
 ";
 
-/// `token explain`: prints the text, and what keeps a process from using its token if that is known; with `--scope`,
-/// what a token reaches on this kernel.
+/// `token explain`: prints the text, or with an option what a process has, an object needs, a request asks for or the
+/// kernel offers.
 pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> Result<ExitCode, CommandError> {
     if args.scope {
         return scope::print_scope(paths, args.format.output);
@@ -109,11 +112,21 @@ pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> Result<ExitCode, Comma
     if !args.request.is_empty() {
         return request::explain(paths, args);
     }
-    match (Here::look(args.pid), args.format.output) {
+    let (pid, container) = match &args.container {
+        Some(id) => {
+            let (id, pid) = records::init_of(paths, id)?;
+            (Some(pid), Some(id))
+        }
+        None => (args.pid, None),
+    };
+    let reach = token_reach::known(&paths.token_reach());
+    let here = Here::look(pid, container, reach.as_ref());
+    match (here, args.format.output) {
         // The text is useful even if /proc is not mounted.
-        (Err(_), Format::Table) if args.pid.is_none() => print(EXPLAIN),
+        (Err(_), Format::Table) if pid.is_none() => print(EXPLAIN),
         (Err(error), _) => Err(error),
-        (Ok(here), Format::Table) => print(&format!("{EXPLAIN}{}", here.text())),
+        (Ok(here), Format::Table) if pid.is_none() => print(&format!("{EXPLAIN}{}", here.hindrances())),
+        (Ok(here), Format::Table) => print(&here.text()),
         (Ok(here), Format::Json) => print(&json(&here)),
     }
 }
@@ -178,6 +191,9 @@ fn mount(delegation: Delegation, args: &TokenCreateArgs) -> Result<Mounted, Comm
 /// `token probe`: tests what a workload can do with its bpffs, in the caller's context. Exit status 1 unless everything
 /// works.
 pub fn probe(args: &TokenProbeArgs) -> Result<ExitCode, CommandError> {
+    if args.matrix {
+        return matrix::print_matrix(args);
+    }
     let probe = probe::probe(&args.path, args.iface.as_deref().unwrap_or("lo"));
     let works = if probe.works() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if args.count > 0 {

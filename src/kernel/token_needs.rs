@@ -49,9 +49,12 @@ const POINTER_TAGS: [&[u8]; 4] = [b"kptr", b"kptr_untrusted", b"percpu_kptr", b"
 pub fn object_use(bytes: &[u8]) -> Result<ObjectUse, KernelError> {
     let object = BpfObject::parse(bytes)?;
     let btf = object.btf.as_ref().map(|(btf, _)| btf);
+    let used = sections_in_use(&object)?;
     let mut maps: Vec<MapUse> = object
         .maps
         .iter()
+        // A data section that no instruction refers to is not needed.
+        .filter(|map| map.data.is_none() || used.contains(&map.section))
         .map(|map| MapUse {
             name: map.name.to_owned(),
             types: [Some(map.shape.map_type), map.inner.map(|inner| inner.map_type)].into_iter().flatten().collect(),
@@ -105,6 +108,16 @@ pub fn object_use(bytes: &[u8]) -> Result<ObjectUse, KernelError> {
     needs_btf
         .extend(allocates.map(|symbol| format!("the kernel function {}, which allocates a type of the object", symbol.name)));
     Ok(ObjectUse { programs, maps, btf: btf.is_some(), needs_btf })
+}
+
+/// The sections to which instructions refer.
+fn sections_in_use(object: &BpfObject<'_>) -> Result<BTreeSet<usize>, KernelError> {
+    let mut used = BTreeSet::new();
+    let code: BTreeSet<usize> = object.functions.values().map(|function| function.section).collect();
+    for section in code {
+        used.extend(object.relocations(section)?.values().filter_map(|relocation| object.symbol(*relocation).section));
+    }
+    Ok(used)
 }
 
 /// The variables in `.struct_ops` sections, each of which becomes a map.

@@ -14,11 +14,11 @@ use crate::lifecycle::token_reach::known;
 use crate::model::delegation::{Delegation, NeededCapability, NeededName, ObjectLoader, ObjectUse, Spelling, TokenNeeds};
 use crate::model::reach::{ReachGuard, TokenReach};
 use crate::model::text::listed;
+use crate::output::error::CommandError;
 use crate::output::format::json;
+use crate::output::print;
 use crate::output::table::Table;
-use crate::output::{fail, print};
 use crate::paths::Paths;
-use crate::sys::error::chain;
 
 /// The answer. Its JSON form is stable: keys are added, but never renamed.
 #[derive(Debug, Serialize)]
@@ -41,18 +41,14 @@ struct ExplainedObjects {
 const MAX_OBJECT: u64 = 16 << 20;
 
 /// Explains the objects of the command line.
-pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> ExitCode {
-    let objects: Result<Vec<_>, _> = args.objects.iter().map(|path| read(path)).collect();
-    let objects = match objects {
-        Ok(objects) => objects,
-        Err(sentence) => return fail(&sentence),
-    };
+pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> Result<ExitCode, CommandError> {
+    let objects = args.objects.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
     let needs = TokenNeeds::of(&objects, args.loader);
     let host_scope = host_scope(&needs.delegation, || known(&paths.token_reach()));
     if let Some(spelling) = args.spelling {
         // Beside the output, which is to be pasted.
         for problem in &needs.problems {
-            let _ = fail(problem);
+            let _ = CommandError::new(problem.as_str()).print();
         }
         return print(&spelling.write(&needs.delegation, host_scope.is_some()));
     }
@@ -71,12 +67,12 @@ pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> ExitCode {
     })
 }
 
-fn read(path: &Path) -> Result<ObjectUse, String> {
-    let failed = |why: String| format!("read the object {}: {why}", path.display());
+fn read(path: &Path) -> Result<ObjectUse, CommandError> {
+    let shown = path.display();
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_OBJECT + 1).read_to_end(&mut bytes));
-    read.map_err(|error| failed(error.to_string()))?;
-    object_use(&bytes).map_err(|error| failed(chain(&error)))
+    read.map_err(CommandError::doing(format!("read the object {shown}")))?;
+    object_use(&bytes).map_err(CommandError::doing(shown))
 }
 
 /// Why a rule for this delegation needs host scope, on every kernel or on this one.
@@ -105,10 +101,10 @@ fn table(explained: &ExplainedObjects) -> String {
         capabilities.row([needed.name.to_owned(), reasons(&needed.reasons)]);
     }
     let loader = match explained.loader {
-        ObjectLoader::Libbpf => {
-            "libbpf 1.4 to 1.7, which probes the kernel first (bpftool, libbpf-rs); for others: --loader other"
+        ObjectLoader::Libbpf => "libbpf, as version 1.5 does it (bpftool, libbpf-rs); for others: --loader other",
+        ObjectLoader::Other => {
+            "a loader that probes nothing and sends all types (cilium/ebpf, own calls); for libbpf: --loader libbpf"
         }
-        ObjectLoader::Other => "another loader, which probes nothing and sends all types; for libbpf: --loader libbpf",
     };
     let mut text = format!("Loaded by {loader}.\n\n{names}\n{capabilities}");
     if !explained.problems.is_empty() {
@@ -160,8 +156,8 @@ mod tests {
         };
         let text = table(&explained);
         for line in [
-            "progs    xdp                  the program count (xdp)",
-            "CAP_NET_ADMIN  the program count (xdp)",
+            "progs    xdp                  count (xdp)",
+            "CAP_NET_ADMIN  count (xdp)",
             "hook.bpfman.io/delegate-progs: socket_filter:xdp",
             "host-scope = true",
         ] {

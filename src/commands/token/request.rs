@@ -11,11 +11,12 @@ use crate::commands::token_names::{DelegatedName, delegated_names, names_table};
 use crate::lifecycle::token_reach;
 use crate::model::annotations::{BpffsRequest, Request};
 use crate::model::delegation::{Category, Delegation, Spelling};
+use crate::model::reach::{ReachGuard, TokenReach};
 use crate::model::text::quoted;
+use crate::output::error::CommandError;
 use crate::output::format::json;
-use crate::output::{fail, print};
+use crate::output::print;
 use crate::paths::Paths;
-use crate::sys::error::chain;
 
 /// The answer. Its JSON form is stable: keys are added, but never renamed.
 #[derive(Debug, Serialize)]
@@ -31,41 +32,35 @@ struct ExplainedRequest {
 }
 
 /// Explains the request of the command line.
-pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> ExitCode {
-    match parse(&args.request) {
-        Ok((path, delegation, any)) => {
-            let reach = token_reach::known(&paths.token_reach());
-            let host = reach.as_ref().is_none_or(|reach| {
-                !delegation.host_scope().is_empty()
-                    || reach.delegation_beyond(&delegation, crate::model::reach::ReachGuard::Absent).is_some()
-            });
-            if let Some(spelling) = args.spelling {
-                return print(&spelling.write(&delegation, host));
-            }
-            let names = delegated_names(&delegation, reach.as_ref());
-            let text = Spelling::ALL.map(|(spelling, word)| (word, spelling.write(&delegation, host))).into();
-            let explained = ExplainedRequest { path, any, names, text };
-            print(&match args.format.output {
-                Format::Json => json(&explained),
-                Format::Table => table(&explained),
-            })
-        }
-        Err(sentence) => {
-            fail(&sentence);
-            ExitCode::from(2)
-        }
+pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> Result<ExitCode, CommandError> {
+    let (path, delegation, any) = parse(&args.request).map_err(CommandError::of_input)?;
+    let reach = token_reach::known(&paths.token_reach());
+    let beyond = |reach: &TokenReach| reach.delegation_beyond(&delegation, ReachGuard::Absent).is_some();
+    let host = !delegation.host_scope().is_empty() || reach.as_ref().is_none_or(beyond);
+    if let Some(spelling) = args.spelling {
+        return print(&spelling.write(&delegation, host));
     }
+    let names = delegated_names(&delegation, reach.as_ref());
+    let text = Spelling::ALL.map(|(spelling, word)| (word, spelling.write(&delegation, host))).into();
+    let explained = ExplainedRequest { path, any, names, text };
+    print(&match args.format.output {
+        Format::Json => json(&explained),
+        Format::Table => table(&explained),
+    })
 }
 
-fn parse(pairs: &[(String, String)]) -> Result<(PathBuf, Delegation, Vec<&'static str>), String> {
+fn parse(pairs: &[(String, String)]) -> Result<(PathBuf, Delegation, Vec<&'static str>), CommandError> {
     let mut annotations = BTreeMap::new();
     for (key, value) in pairs {
         let (key, value) = Spelling::annotation_for(key, value).ok_or_else(|| {
-            format!("explain the request: {} is no key of annotations, systemd, Incus, LXD or mount options", quoted(key))
+            CommandError::new(format!(
+                "explain the request: {} is no key of annotations, systemd, Incus, LXD or mount options",
+                quoted(key)
+            ))
         })?;
         annotations.insert(key, value);
     }
-    let request = Request::parse(&annotations, None).map_err(|error| chain(&error))?;
+    let request = Request::parse(&annotations, None)?;
     match request.map(|request| request.bpffs) {
         Some(BpffsRequest::Token { path, delegation }) => {
             let any = Category::ALL.into_iter().filter(|category| delegation.any.get(*category));
@@ -78,7 +73,7 @@ fn parse(pairs: &[(String, String)]) -> Result<(PathBuf, Delegation, Vec<&'stati
                 .collect();
             Ok((path, named, any))
         }
-        _ => Err("explain the request: it asks for no delegation; name presets or lists".to_owned()),
+        _ => Err(CommandError::new("explain the request: it asks for no delegation; name presets or lists")),
     }
 }
 
@@ -135,7 +130,7 @@ mod tests {
             ("delegate", "nonsense", "is not a preset"),
             ("bpffs", "private", "asks for no delegation"),
         ] {
-            let sentence = parse(&pairs(&[(key, value)])).unwrap_err();
+            let sentence = parse(&pairs(&[(key, value)])).unwrap_err().to_string();
             assert!(sentence.contains(words), "{sentence}");
         }
     }

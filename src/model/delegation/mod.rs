@@ -11,7 +11,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use names::{Category, NameError};
-pub use needs::{MapUse, NeededCapability, NeededName, ObjectLoader, ObjectUse, ProgramUse, TokenNeeds};
+pub use needs::{
+    MapUse, NeededCapability, NeededName, ObjectLoader, ObjectUse, ProgramUse, TokenNeeds, needs_net_admin, needs_perfmon,
+};
 pub use presets::Preset;
 pub use sections::{SectionLoad, section_load};
 pub use spelling::Spelling;

@@ -13,9 +13,10 @@ use super::{Category, Delegation, SectionLoad};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ObjectLoader {
-    /// libbpf 1.4 to 1.7 and what is built on it: bpftool, skeletons, libbpf-rs. It probes the kernel first.
+    /// libbpf, as measured with 1.5, and what is built on it: bpftool, skeletons, libbpf-rs. It probes the kernel first,
+    /// and sends attach types only if a probe of them succeeds.
     Libbpf,
-    /// Any other: cilium/ebpf, newer libbpf, own system calls. It probes nothing, and sends types and attach types.
+    /// Any other: cilium/ebpf, own system calls. It probes nothing, and sends all types and attach types.
     Other,
 }
 
@@ -109,15 +110,24 @@ const CGROUP_INET_SOCK_CREATE: u32 = 2;
 const ARENA: u32 = 33;
 
 /// Program types that need CAP_NET_ADMIN (kernel/bpf/syscall.c, `is_net_admin_prog_type`).
-const NET_ADMIN_PROGS: [u32; 20] = [3, 4, 6, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 23, 25, 28, 32, 33];
+const NET_ADMIN_PROGS: [u32; 19] = [3, 4, 6, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 23, 25, 28, 32];
 /// Program types that need CAP_PERFMON (`is_perfmon_prog_type`).
 const PERFMON_PROGS: [u32; 9] = [2, 5, 7, 17, 24, 26, 27, 28, 29];
 /// Map types that need CAP_NET_ADMIN (`map_create`).
 const NET_ADMIN_MAPS: [u32; 5] = [14, 15, 17, 18, 25];
 
 /// True for a program type that needs CAP_PERFMON.
-pub(crate) fn needs_perfmon(program_type: u32) -> bool {
+pub fn needs_perfmon(program_type: u32) -> bool {
     PERFMON_PROGS.contains(&program_type)
+}
+
+/// True for a program type or map type that needs CAP_NET_ADMIN.
+pub fn needs_net_admin(category: Category, value: u32) -> bool {
+    match category {
+        Category::Maps => NET_ADMIN_MAPS.contains(&value),
+        Category::Progs => NET_ADMIN_PROGS.contains(&value),
+        Category::Cmds | Category::Attachs => false,
+    }
 }
 
 /// Reasons by what they are for, in the order in which they are shown.
@@ -158,8 +168,8 @@ impl TokenNeeds {
             maps(object, &mut reasons);
             types(object, loader, &mut reasons);
             programs(object, loader, &mut reasons, &mut problems);
-            probes(object, loader, &mut reasons);
         }
+        probes(objects, loader, &mut reasons);
         let mut delegation = Delegation::default();
         for (category, value) in reasons.names.keys() {
             *delegation.mask_mut(*category) |= 1 << (value % 64);
@@ -178,11 +188,11 @@ impl TokenNeeds {
 
 fn maps(object: &ObjectUse, reasons: &mut Reasons) {
     for map in &object.maps {
-        let shown = if map.data_section { format!("the section {}", map.name) } else { format!("the map {}", map.name) };
+        let shown = map.name.clone();
         reasons.name(Category::Cmds, MAP_CREATE, shown.clone());
         for map_type in &map.types {
             reasons.name(Category::Maps, *map_type, shown.clone());
-            if NET_ADMIN_MAPS.contains(map_type) {
+            if needs_net_admin(Category::Maps, *map_type) {
                 reasons.capability(NET_ADMIN, shown.clone());
             }
             if *map_type == ARENA {
@@ -214,7 +224,7 @@ fn probes_attach_types(object: &ObjectUse) -> bool {
 fn programs(object: &ObjectUse, loader: ObjectLoader, reasons: &mut Reasons, problems: &mut Vec<String>) {
     let attach_types = loader == ObjectLoader::Other || probes_attach_types(object);
     for program in &object.programs {
-        let shown = format!("the program {} ({})", program.function, program.section);
+        let shown = format!("{} ({})", program.function, program.section);
         let Some(load) = program.load else {
             problems
                 .push(format!("the section {} is unknown: the loader decides what its program is loaded as", program.section));
@@ -232,13 +242,13 @@ fn programs(object: &ObjectUse, loader: ObjectLoader, reasons: &mut Reasons, pro
                  contain the attach type with that number"
             ));
         } else if load.attach_type == NO_ATTACH_TYPE {
-            reasons.name(Category::Attachs, NO_ATTACH_TYPE, format!("{shown}, which has attach type 0"));
+            reasons.name(Category::Attachs, NO_ATTACH_TYPE, format!("{shown}, which has no attach type"));
         } else if load.optional && !attach_types {
-            reasons.name(Category::Attachs, NO_ATTACH_TYPE, format!("{shown}: libbpf loads it with attach type 0"));
+            reasons.name(Category::Attachs, NO_ATTACH_TYPE, format!("{shown}, loaded by libbpf without its attach type"));
         } else {
             reasons.name(Category::Attachs, load.attach_type, shown.clone());
         }
-        if NET_ADMIN_PROGS.contains(&load.program_type) {
+        if needs_net_admin(Category::Progs, load.program_type) {
             reasons.capability(NET_ADMIN, shown.clone());
         } else if load.program_type == CGROUP_SKB {
             reasons.capability(NET_ADMIN, format!("attaching {shown}"));
@@ -251,24 +261,27 @@ fn programs(object: &ObjectUse, loader: ObjectLoader, reasons: &mut Reasons, pro
     }
 }
 
-/// libbpf's own loads before those of the object. `bpf_object__probe_loading` tries a socket filter, then a
-/// tracepoint; its probe of global variables always uses a socket filter.
-fn probes(object: &ObjectUse, loader: ObjectLoader, reasons: &mut Reasons) {
-    if loader != ObjectLoader::Libbpf || object.programs.is_empty() && object.maps.is_empty() {
+/// libbpf's own loads before those of the objects. Most of its probes may fail without a consequence; these may not.
+fn probes(objects: &[ObjectUse], loader: ObjectLoader, reasons: &mut Reasons) {
+    if loader != ObjectLoader::Libbpf {
         return;
     }
-    let data = object.maps.iter().any(|map| map.data_section);
-    let tracepoint = object.programs.iter().any(|program| program.load.is_some_and(|load| load.program_type == TRACEPOINT));
-    if tracepoint && !data {
-        return;
+    if objects.iter().any(|object| object.maps.iter().any(|map| map.data_section)) {
+        // `probe_kern_global_data`; if it fails, the data sections are not created.
+        let what = "libbpf's probe of global variables";
+        reasons.name(Category::Progs, SOCKET_FILTER, what.to_owned());
+        reasons.name(Category::Attachs, NO_ATTACH_TYPE, what.to_owned());
     }
-    let what = match data {
-        true => "libbpf's probes: whether anything can be loaded, and whether there are global variables",
-        false => "libbpf's probe: whether anything can be loaded",
+    // `probe_kern_probe_read_kernel`; if it fails, bpf_probe_read replaces the helper, which only tracing types have.
+    let replaced = |program: &ProgramUse| {
+        let tracing = program.load.is_none_or(|load| needs_perfmon(load.program_type));
+        !tracing && program.perfmon_helper.as_ref().is_some_and(|helper| helper.starts_with("bpf_probe_read_"))
     };
-    reasons.name(Category::Cmds, PROG_LOAD, what.to_owned());
-    reasons.name(Category::Progs, SOCKET_FILTER, what.to_owned());
-    reasons.name(Category::Attachs, NO_ATTACH_TYPE, what.to_owned());
+    if objects.iter().any(|object| object.programs.iter().any(replaced)) {
+        let what = "libbpf's probe of bpf_probe_read_kernel, without which it calls bpf_probe_read instead";
+        reasons.name(Category::Progs, TRACEPOINT, what.to_owned());
+        reasons.name(Category::Attachs, NO_ATTACH_TYPE, what.to_owned());
+    }
 }
 
 #[cfg(test)]
@@ -317,17 +330,13 @@ mod tests {
                 Libbpf,
                 "cmds map_create prog_load, maps hash array, progs socket_filter xdp, attachs cgroup_inet_ingress; BPF NET_ADMIN",
             ),
+            (object(&["xdp"], &[]), Libbpf, "cmds prog_load, progs xdp, attachs cgroup_inet_ingress; BPF NET_ADMIN"),
             (xdp(), Other, "cmds map_create prog_load btf_load, maps hash array, progs xdp, attachs xdp; BPF NET_ADMIN"),
-            (
-                object(&["xdp.frags"], &[]),
-                Libbpf,
-                "cmds prog_load, progs socket_filter xdp, attachs cgroup_inet_ingress xdp; BPF NET_ADMIN",
-            ),
+            (object(&["xdp.frags"], &[]), Libbpf, "cmds prog_load, progs xdp, attachs xdp; BPF NET_ADMIN"),
             (
                 object(&["xdp", "cgroup/sock_create"], &[]),
                 Libbpf,
-                "cmds prog_load, progs socket_filter xdp cgroup_sock, attachs cgroup_inet_ingress cgroup_inet_sock_create xdp; \
-                 BPF NET_ADMIN",
+                "cmds prog_load, progs xdp cgroup_sock, attachs cgroup_inet_sock_create xdp; BPF NET_ADMIN",
             ),
             (
                 object(&["tracepoint/a/b"], &[]),
@@ -342,8 +351,7 @@ mod tests {
             (
                 object(&["sk_lookup"], &[("socks", 15)]),
                 Libbpf,
-                "cmds map_create prog_load, maps sockmap, progs socket_filter sk_lookup, attachs cgroup_inet_ingress sk_lookup; \
-                 BPF NET_ADMIN",
+                "cmds map_create prog_load, maps sockmap, progs sk_lookup, attachs sk_lookup; BPF NET_ADMIN",
             ),
             (object(&["socket"], &[]), Other, "cmds prog_load, progs socket_filter, attachs cgroup_inet_ingress; BPF"),
         ];
@@ -362,12 +370,12 @@ mod tests {
         let needs = TokenNeeds::of(&[timers], ObjectLoader::Libbpf);
         let reasons = |name: &str| needs.names.iter().find(|needed| needed.name == name).expect(name).reasons.clone();
         assert_eq!(reasons("btf_load"), ["the map timers, which has a bpf_timer"]);
-        assert_eq!(reasons("hash"), ["the map timers"]);
-        assert_eq!(reasons("socket_filter"), ["libbpf's probe: whether anything can be loaded"]);
-        assert_eq!(reasons("sched_cls"), ["the program f (tc)"]);
-        assert_eq!(reasons("cgroup_inet_ingress")[0], "the program f (tc), which has attach type 0");
+        assert_eq!(reasons("hash"), ["timers"]);
+        assert_eq!(reasons("tracepoint").len(), 1, "libbpf replaces the helper otherwise");
+        assert_eq!(reasons("sched_cls"), ["f (tc)"]);
+        assert_eq!(reasons("cgroup_inet_ingress")[0], "f (tc), which has no attach type");
         let perfmon = needs.capabilities.iter().find(|capability| capability.name == "CAP_PERFMON").expect("of the helper");
-        assert_eq!(perfmon.reasons, ["the program f (tc), which calls bpf_probe_read_kernel"]);
+        assert_eq!(perfmon.reasons, ["f (tc), which calls bpf_probe_read_kernel"]);
     }
 
     #[test]
