@@ -12,7 +12,7 @@ pub mod watch;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::model::bytecode::PullPolicy;
 use crate::model::container::PodCheck;
@@ -289,7 +289,7 @@ fn pull_policy(word: &str) -> Result<PullPolicy, &'static str> {
 /// `token WHAT`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum TokenCommand {
-    /// Mount a delegated bpffs into the namespaces of a running process
+    /// Mount a delegated bpffs for a running container or process, or for a command in namespaces of its own
     Create(TokenCreateArgs),
     /// Explain tokens: what they are, what a container or process has, what an object needs
     Explain(TokenExplainArgs),
@@ -299,13 +299,20 @@ pub enum TokenCommand {
 
 /// `token create`.
 #[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("target").required(true)))]
 pub struct TokenCreateArgs {
-    /// A process in the user and mount namespace that gets the bpffs
-    #[arg(long)]
-    pub pid: u32,
-    /// Mount point in that process's root
+    /// A running container, by its id or the beginning of it: the policy decides what it may get
+    #[arg(long, value_name = "ID", group = "target")]
+    pub container: Option<String>,
+    /// A process in user and mount namespaces of its own, which is in no container
+    #[arg(long, group = "target")]
+    pub pid: Option<u32>,
+    /// Mount point in the root of the container or process
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf", value_parser = absolute_path)]
     pub path: PathBuf,
+    /// Where the container's runtime keeps its state, if it was called with --root
+    #[arg(long, value_name = "DIR", value_parser = absolute_path)]
+    pub state: Option<PathBuf>,
     /// Presets: maps probes networking cgroup sockets tracing
     #[arg(long, value_name = "PRESETS", required_unless_present_any = ["cmds", "maps", "progs", "attachs"])]
     pub delegate: Option<String>,
@@ -324,6 +331,12 @@ pub struct TokenCreateArgs {
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
+    /// Run COMMAND in new user, mount and network namespaces with the bpffs, and release it when COMMAND ends
+    #[arg(long, group = "target", requires = "command")]
+    pub exec: bool,
+    /// The command of --exec
+    #[arg(last = true, value_name = "COMMAND", requires = "exec")]
+    pub command: Vec<OsString>,
 }
 
 /// `token explain`.
@@ -332,7 +345,7 @@ pub struct TokenExplainArgs {
     /// Explain what is delegated to this process, by whom, and why its calls fail [default: the calling process]
     #[arg(long, group = "subject")]
     pub pid: Option<u32>,
-    /// The same for a container, by its id, or the beginning of it, or its name
+    /// The same for a container that has a record, by its id or the beginning of it
     #[arg(long, value_name = "ID", group = "subject")]
     pub container: Option<String>,
     /// Print the smallest delegation and the capabilities that these BPF objects need, and what for

@@ -23,7 +23,7 @@ use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::manual::kernel_program;
 use crate::lifecycle::reconcile::{GcFinding, GcMode, GcResult};
 use crate::model::ids::OwnerNo;
-use crate::model::record::{Owner, OwnerRecord};
+use crate::model::record::OwnerRecord;
 use crate::output::error::CommandError;
 use crate::output::format::{ListFormat, json};
 use crate::output::table::Table;
@@ -210,11 +210,11 @@ fn with_id(lifecycle: &StoreView<'_>, prefix: &str) -> Result<Vec<SeenOwner>, Co
 pub(super) fn init_of(paths: &Paths, prefix: &str) -> Result<(String, u32), CommandError> {
     let numbers = read(paths, |txn| txn.containers_with(prefix))?;
     let records = read(paths, |txn| numbers.iter().map(|no| txn.get(*no)).collect::<Result<Vec<_>, _>>())?;
-    let living = records.into_iter().flatten().filter_map(|record| match (&record.owner, record.init) {
-        (Owner::Container { id, .. }, Some(init)) => Some((id.to_string(), init.pid.get())),
-        _ => None,
+    let inits = records.into_iter().flatten().filter_map(|record| {
+        let container = record.owner.container()?;
+        Some((container.id.to_string(), container.init?.pid.get()))
     });
-    let found: Vec<_> = living.collect();
+    let found: Vec<_> = inits.collect();
     match found.as_slice() {
         [one] => Ok(one.clone()),
         [] => Err(CommandError::new(format!(

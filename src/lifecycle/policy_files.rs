@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::model::delegation::Delegation;
 use crate::model::ids::Digest;
 use crate::model::policy::{Policy, PolicyError, PolicyId};
 use crate::paths::Paths;
@@ -86,6 +87,17 @@ pub fn load_without_signers(paths: &Paths) -> Result<LoadedPolicy, PolicyFilesEr
     let (policy, _) = load_rules(paths)?;
     let (keys, id) = (BTreeMap::new(), identity(&policy, &BTreeMap::new()));
     Ok(LoadedPolicy { policy, keys, id })
+}
+
+/// The policy for a process that is in no container, about which root decides: exactly this delegation.
+pub fn decided_by_root(delegation: Delegation) -> LoadedPolicy {
+    let mut policy = Policy::built_in([]);
+    for rule in &mut policy.containers {
+        rule.host_scope = true;
+        rule.delegate = delegation;
+    }
+    let id = identity(&policy, &BTreeMap::new());
+    LoadedPolicy { policy, keys: BTreeMap::new(), id }
 }
 
 fn load_rules(paths: &Paths) -> Result<(Policy, TrustedRoot), PolicyFilesError> {

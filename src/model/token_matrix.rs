@@ -110,7 +110,7 @@ fn known_reason(set: MatrixSet, name: &str, error: &str) -> &'static str {
             "it changes the whole host: CAP_SYS_ADMIN outside the user namespace, which no token stands in for"
         }
         (_, _, "EPERM") => {
-            "refused, although the token allows it: by lockdown, a security module, or a check outside the user namespace"
+            "although the token allows it: this kernel does not have it, or lockdown, a security module or a check outside the user namespace refuses it"
         }
         (_, _, "EACCES") => "perf_event_open(2) looks at capabilities outside the user namespace (kernel.perf_event_paranoid)",
         (_, _, "EINVAL") => "this kernel does not have it, or not in this form",

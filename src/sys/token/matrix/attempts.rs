@@ -88,14 +88,16 @@ pub(super) fn map(lab: &Lab, map_type: u32, token: Option<BorrowedFd<'_>>) -> Re
         attr = attr.fd(20, inner.as_fd());
     }
     let types = match map_type {
-        24 | 28 | 29 | 32 => Some(btf(Some(lab.token()))?),
+        24 | 26 | 28 | 29 | 32 => Some(btf(Some(lab.token()))?),
         _ => None,
     };
     if let Some(types) = &types {
-        attr = attr.fd(48, types.as_fd()).u32(52, 1).u32(56, 2);
-    }
-    if map_type == 26 {
-        attr = attr.u32(60, lab.id("bpf_struct_ops_tcp_congestion_ops").ok_or(Errno::NOENT)?);
+        attr = attr.fd(48, types.as_fd());
+        attr = match map_type {
+            // The value is a type of the kernel's BTF; the object's is needed all the same.
+            26 => attr.u32(60, lab.id("bpf_struct_ops_tcp_congestion_ops").ok_or(Errno::NOENT)?),
+            _ => attr.u32(52, 1).u32(56, 2),
+        };
     }
     if let Some(token) = token {
         attr = attr.fd(76, token);

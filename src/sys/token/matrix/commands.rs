@@ -1,6 +1,6 @@
 //! The commands of bpf(2).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -35,7 +35,10 @@ pub(super) fn rows(lab: &Lab) -> Vec<MatrixRow> {
             Ok(prepared) => prepared.outcome(cmd),
             Err(errno) => MatrixOutcome::NotTried(format!("its objects cannot be created: {errno}")),
         };
-        let token = needs_token(&outcome, || without(lab, cmd));
+        let token = needs_token(&outcome, || match (&prepared, name) {
+            (Ok(prepared), "btf_get_fd_by_id") => prepared.by_id(cmd, name, None),
+            _ => without(lab, cmd),
+        });
         MatrixRow { set: MatrixSet::Cmds, name: name.to_owned(), program: None, token, outcome, attach: None }
     };
     commands.map(row).collect()
@@ -131,7 +134,7 @@ impl<'a> Prepared<'a> {
                 })
             }
             "prog_get_fd_by_id" | "map_get_fd_by_id" | "btf_get_fd_by_id" | "link_get_fd_by_id" => {
-                smallest(|| self.by_id(cmd, name))
+                smallest(|| self.by_id(cmd, name, Some(self.lab.token())))
             }
             "raw_tracepoint_open" => match &self.traced {
                 Some(traced) => smallest(|| {
@@ -219,7 +222,7 @@ impl<'a> Prepared<'a> {
         attr().fd(4, self.classifier.as_fd()).call(PROG_DETACH).map(drop)
     }
 
-    fn by_id(&self, cmd: u32, name: &str) -> Result<(), Errno> {
+    fn by_id(&self, cmd: u32, name: &str, token: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
         const OBJ_GET_INFO_BY_FD: u32 = 15;
         /// Offsets of the id in `bpf_prog_info` and `bpf_map_info`, and in `bpf_btf_info`.
         const ID: usize = 4;
@@ -231,21 +234,15 @@ impl<'a> Prepared<'a> {
             // A link of this process.
             _ => {
                 let link = self.new_link()?;
-                return self.open_id(cmd, name, link_id(&link)?);
+                return open_id(cmd, link_id(&link)?, None);
             }
         };
         let mut info = [0u8; 80];
         let size = if name == "btf_get_fd_by_id" { 32 } else { 80 };
         Attr::new().fd(0, object.as_fd()).u32(4, size).writes(8, &mut info).call(OBJ_GET_INFO_BY_FD)?;
         let id = info.get(at..at + 4).and_then(|id| id.try_into().ok()).map_or(0, u32::from_ne_bytes);
-        self.open_id(cmd, name, id)
-    }
-
-    fn open_id(&self, cmd: u32, name: &str, id: u32) -> Result<(), Errno> {
-        let attr = Attr::new().u32(0, id);
-        // Only this one takes a token, since about Linux 6.15.
-        let attr = if name == "btf_get_fd_by_id" { attr.u32(8, TOKEN_FD).fd(12, self.lab.token()) } else { attr };
-        attr.open(cmd).map(drop)
+        // Only this command takes a token, since about Linux 6.15.
+        open_id(cmd, id, token.filter(|_| name == "btf_get_fd_by_id"))
     }
 
     fn new_link(&self) -> Result<OwnedFd, Errno> {
@@ -269,6 +266,12 @@ fn iterate(cmd: u32, iterator: &OwnedFd) -> Result<(), Errno> {
     const LINK_CREATE: u32 = 28;
     let link = Attr::new().fd(0, iterator.as_fd()).u32(8, ITER).open(LINK_CREATE)?;
     Attr::new().fd(0, link.as_fd()).open(cmd).map(drop)
+}
+
+fn open_id(cmd: u32, id: u32, token: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    let attr = Attr::new().u32(0, id);
+    let attr = if let Some(token) = token { attr.u32(8, TOKEN_FD).fd(12, token) } else { attr };
+    attr.open(cmd).map(drop)
 }
 
 /// The id in `bpf_link_info`.
