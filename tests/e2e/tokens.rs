@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::support::bpftool::TokenBpftool;
 use crate::support::bundle::Bundle;
-use crate::support::process::tool;
+use crate::support::process::{ended, tool};
+use crate::support::runtime::Runtime;
 use crate::support::world::{object_bytes, object_path};
 use crate::world::World;
 
@@ -109,4 +110,116 @@ fn a_container_is_explained(world: &mut World) {
     let found = problems.into_iter().any(|problem| problem["errno"] == "EPERM" && problem["certain"] == true);
     assert!(found, "{explained:#}");
     running.finish();
+}
+
+/// A container that requested nothing when it started.
+fn plain(world: &World, name: &str) -> Bundle {
+    Bundle::new(&world.lab, name)
+        .with_binary(&world.lab)
+        .script("echo ready; read go; /bpfman-hook token probe -o json; read go")
+}
+
+/// The arguments of `token create` for a container of this lab's runc.
+fn create<'a>(state: &'a str, id: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["token", "create", "--state", state, "--container", id], more].concat()
+}
+
+// Without hooks, `token create` works too: these are no cases.
+#[test]
+fn running_containers() {
+    crate::check(a_running_container_gets_a_token);
+    crate::check(a_running_container_gets_no_more_than_its_rule_allows);
+}
+
+/// A container that runs already gets what its rule allows; it is recorded, shown, and released after its end.
+fn a_running_container_gets_a_token(world: &mut World) {
+    world.lab.policy("[[container]]\ndelegate = [\"maps\"]\n");
+    let state = world.lab.path("runc");
+    let state = state.to_str().expect("a plain path");
+    let bundle = plain(world, "late").write();
+    let mut running = world.start(&bundle);
+    assert_eq!(world.lab.records().len(), 0, "it requested nothing");
+    let made = world.lab.json(&create(state, &bundle.id[..bundle.id.len() - 1], &["--delegate", "maps", "--path", "/run/bpf"]));
+    assert_eq!(made["container"], Value::from(bundle.id.as_str()), "{made:#}");
+    assert_eq!(made["pid"], Value::from(Runtime::Runc.init(&world.lab, &bundle.id)));
+    let inspected = world.inspect(&bundle.id).to_string();
+    assert!(inspected.contains("/run/bpf"), "{inspected}");
+    // It has a record now, which only its end changes.
+    let again = ended(&mut world.lab.command(&create(state, &bundle.id, &["--delegate", "maps"])));
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    assert!(again.stderr.contains("already has"), "{again:?}");
+    running.say("go\n");
+    running.say("go\n");
+    running.finish();
+    // Its configuration has our poststop hook only if it has our hooks; gc finds it otherwise.
+    world.lab.ours(&["gc"]);
+    assert_eq!(world.lab.records().len(), 0, "the record is gone");
+}
+
+/// What the policy would refuse at a start, it refuses later.
+fn a_running_container_gets_no_more_than_its_rule_allows(world: &mut World) {
+    world.lab.policy("[[container]]\ndelegate = [\"maps\"]\n");
+    let state = world.lab.path("runc");
+    let state = state.to_str().expect("a plain path");
+    let bundle = plain(world, "bounded").write();
+    let mut running = world.start(&bundle);
+    let init = Runtime::Runc.init(&world.lab, &bundle.id).to_string();
+    let refused = |arguments: &[&str], words: &str| {
+        let ended = ended(&mut world.lab.command(arguments));
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {ended:?}");
+        assert!(ended.stderr.contains(words), "{arguments:?}: {}", ended.stderr);
+        let mounts = fs::read_to_string(format!("/proc/{init}/mountinfo")).expect("it runs");
+        assert!(!mounts.contains("delegate_"), "{arguments:?}: {mounts}");
+    };
+    refused(&create(state, &bundle.id, &["--delegate", "sockets"]), "delegate");
+    // Its pid is the container, whatever root names.
+    refused(&["token", "create", "--state", state, "--pid", &init, "--delegate", "sockets"], "delegate");
+    refused(&create(state, "no-such-container", &["--delegate", "maps"]), "no container has an id");
+    refused(&["token", "create", "--pid", "1", "--delegate", "maps"], "mount namespace");
+    running.say("go\n");
+    running.say("go\n");
+    running.finish();
+    world.lab.ours(&["gc"]);
+    // Without a user namespace there is no token.
+    let bundle = plain(world, "without").without_userns().write();
+    let mut running = world.start(&bundle);
+    let ended = ended(&mut world.lab.command(&create(state, &bundle.id, &["--delegate", "maps"])));
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("user namespace"), "{}", ended.stderr);
+    running.say("go\n");
+    running.say("go\n");
+    running.finish();
+}
+
+#[test]
+fn a_command_runs_with_a_token() {
+    crate::check(|world| {
+        let create = ["token", "create", "--delegate", "maps", "--path", "/run/bpf", "--exec", "--"];
+        // The command is a static binary that any user may execute.
+        let binary = world.lab.path("command");
+        fs::copy(crate::support::lab::BINARY, &binary).expect("our binary is there");
+        let probe =
+            [&create[..], &[binary.to_str().expect("a plain path"), "token", "probe", "/run/bpf", "-o", "json"]].concat();
+        let ended = ended(&mut world.lab.command(&probe));
+        // Programs are not delegated.
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        let probed: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
+        let outcome = |stage: &str| {
+            let steps = probed["steps"].as_array().into_iter().flatten();
+            steps.into_iter().find(|step| step["stage"] == stage).map(|step| step["outcome"].clone())
+        };
+        assert_eq!(outcome("create-map"), Some("done".into()), "{probed:#}");
+        assert_eq!(outcome("load-socket-filter"), Some("failed".into()), "{probed:#}");
+        assert_eq!(world.lab.records().len(), 0, "released with the command");
+        // What it leaves in its namespace ends, and its exit status is ours.
+        let script = "sleep 300 & echo left $!; exit 7";
+        let ended = crate::support::process::ended(&mut world.lab.command(&[&create[..], &["sh", "-c", script]].concat()));
+        assert_eq!(ended.status.code(), Some(7), "{ended:?}");
+        let left = ended.stdout.trim().trim_start_matches("left ").to_owned();
+        assert!(
+            !Path::new(&format!("/proc/{left}/ns")).exists() || fs::read_link(format!("/proc/{left}/ns/user")).is_err(),
+            "{left}"
+        );
+        assert_eq!(world.lab.records().len(), 0);
+    });
 }

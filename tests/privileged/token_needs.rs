@@ -18,12 +18,12 @@ const OBJECTS: [&str; 8] = ["counter", "tcx", "connect4", "one_xdp", "subprogs",
 
 /// Whether bpftool loads all programs of an object with a delegation and some capabilities.
 fn loads(container: &Container, bpftool: &TokenBpftool, object: &Path, delegation: Delegation, capabilities: &[&str]) -> bool {
-    let (user_ns, mount_ns) = (container.namespace("user"), container.namespace("mnt"));
+    let (user_ns, mount_ns, root) = (container.namespace("user"), container.namespace("mnt"), container.open_root());
     let target = Path::new("/sys/fs/bpf");
     let spec = BpffsSpec {
         user_ns: user_ns.as_fd(),
         mount_ns: mount_ns.as_fd(),
-        root: &container.root,
+        root: root.as_fd(),
         target,
         delegation,
         maps: &[],
