@@ -68,7 +68,7 @@ pub enum RunningError {
         other: u32,
     },
     /// It already has a record.
-    #[error("container {id} already has what it requested when it started; see `bpfman-hook inspect {id}`")]
+    #[error("container {id} has a record already, which only its release changes; see `bpfman-hook inspect {id}`")]
     Recorded {
         /// The container.
         id: String,
@@ -192,6 +192,18 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Removes the records of why a process got nothing: the process was told, and its number may be used again.
+    ///
+    /// # Errors
+    /// If the store cannot be read or written.
+    pub fn forget_failures(&self, id: &ContainerId) -> Result<(), Cause> {
+        self.store.write::<_, StoreError>(|txn| {
+            let failed = txn.by_container(id)?.into_iter().filter(|record| record.phase == Phase::Failed);
+            failed.map(|record| record.no).try_for_each(|no| txn.delete(no).map(drop))
+        })?;
+        Ok(())
     }
 }
 

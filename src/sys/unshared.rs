@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus};
 use std::thread;
@@ -48,38 +49,40 @@ pub fn run<E: From<SysError>>(
     // SAFETY: the closure runs between fork and exec of a process that has threads. It makes system calls on integers
     // and on a socket created before the fork, and does not allocate.
     unsafe { process.pre_exec(move || enter(theirs.as_fd())) };
-    // spawn returns once the child has executed the command, and for that it waits for us.
-    let running = thread::spawn(move || process.spawn());
-    let prepared = namespaces_of(&ours, command.ids).map_err(E::from).and_then(|number| {
+    // spawn returns once the child has executed the command, and for that the child waits for us. The thread also waits
+    // for the command's end: the command is bound to the life of the thread that started it.
+    let running = thread::spawn(move || process.spawn()?.wait());
+    let prepared = namespaces_of(&ours, command.ids).map_err(E::from).and_then(|(number, namespace)| {
         prepare(number)?;
-        Ok(number)
+        Ok(namespace)
     });
-    if prepared.is_ok() {
-        ours.send(b"go", &[])?;
-    }
-    ours.shutdown();
-    let spawned = running.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it panicked")));
-    let number = prepared?;
-    let mut child = spawned.map_err(fail("run"))?;
-    let namespace = pid::open_process(number).and_then(|process| process.namespaces()).map(|namespaces| namespaces.user).ok();
     // Both signals are for the command: this process has to clean up after it.
     let before = [libc::SIGINT, libc::SIGQUIT].map(|signal| {
         // SAFETY: SIG_IGN installs no handler, so nothing runs in signal context.
         (signal, unsafe { libc::signal(signal, libc::SIG_IGN) })
     });
-    let status = child.wait().map_err(fail("wait for"));
+    let sent = if prepared.is_ok() { ours.send(b"go", &[]) } else { Ok(()) };
+    // Without a message, the child gives up.
+    ours.shutdown();
+    let ended = running.join().unwrap_or_else(|_| Err(io::Error::other("the thread that waits for it panicked")));
     for (signal, handler) in before {
         // SAFETY: the handler is the one that was installed before.
         unsafe { libc::signal(signal, handler) };
     }
-    if let Some(namespace) = namespace {
-        end_all(namespace)?;
-    }
-    Ok(status?)
+    let namespace = prepared?;
+    end_all(&namespace)?;
+    sent?;
+    Ok(ended.map_err(fail("run"))?)
 }
 
-/// Receives the child's pid and maps root of its user namespace.
-fn namespaces_of(socket: &Socket, (uid, gid): (u32, u32)) -> Result<Pid, SysError> {
+/// A user namespace, held, so that no other one gets its inode.
+struct HeldNamespace {
+    inode: u64,
+    _held: OwnedFd,
+}
+
+/// Receives the child's pid, maps root of its user namespace, and holds that.
+fn namespaces_of(socket: &Socket, (uid, gid): (u32, u32)) -> Result<(Pid, HeldNamespace), SysError> {
     let what = "the pid of the command";
     let message = socket.recv(what, 4, Some(Instant::now() + PATIENCE))?;
     let gone = || SysError::Message { what, problem: "its process could not create the namespaces".to_owned() };
@@ -90,7 +93,9 @@ fn namespaces_of(socket: &Socket, (uid, gid): (u32, u32)) -> Result<Pid, SysErro
         let path = format!("/proc/{number}/{file}");
         fs::write(&path, format!("0 {id} 1\n")).map_err(SysError::io("write", path))?;
     }
-    Ok(number)
+    let namespace = fs::File::open(format!("/proc/{number}/ns/user")).map_err(SysError::io("open", "its user namespace"))?;
+    let inode = namespace.metadata().map_err(SysError::io("stat", "its user namespace"))?.ino();
+    Ok((number, HeldNamespace { inode, _held: namespace.into() }))
 }
 
 /// Runs in the child: creates the namespaces, waits until they are prepared, and becomes their root.
@@ -102,6 +107,12 @@ fn enter(socket: BorrowedFd<'_>) -> io::Result<()> {
     let mut go = [0; 2];
     if recv_raw(socket, &mut go)?.0 == 0 {
         return Err(io::Error::from_raw_os_error(libc::ECANCELED));
+    }
+    for signal in [libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: SIG_DFL installs no handler. The parent may already ignore them, which an exec would keep.
+        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
     }
     // SAFETY: a list of length 0 is never read.
     check(unsafe { libc::setgroups(0, std::ptr::null()) })?;
@@ -115,13 +126,13 @@ fn enter(socket: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Ends every process in a user namespace. Those that are created meanwhile are found by the next pass.
-fn end_all(user_namespace: u64) -> Result<(), SysError> {
+fn end_all(namespace: &HeldNamespace) -> Result<(), SysError> {
     const PASSES: usize = 16;
     for _ in 0..PASSES {
         let mut found = false;
         for number in pid::all_processes()? {
             let Ok(process) = pid::open_process(number) else { continue };
-            if process.namespaces().is_ok_and(|namespaces| namespaces.user == user_namespace) {
+            if process.namespaces().is_ok_and(|namespaces| namespaces.user == namespace.inode) {
                 found = true;
                 process.pidfd().kill()?;
                 let _ = process.pidfd().ends_within(Duration::from_secs(1));

@@ -77,8 +77,11 @@ pub fn create(paths: &Paths, args: &TokenCreateArgs) -> Result<ExitCode, Command
         },
         (None, None) => return Err(CommandError::bad_input("create a token: name a container, a process or a command")),
     };
-    let no = giver.give(&container, &policy)?;
-    giver.told(&container, no, args)
+    let given = giver.give(&container, &policy);
+    if given.is_err() && container.bundle == Path::new("/") {
+        giver.lifecycle.forget_failures(&container.id)?;
+    }
+    giver.told(&container, given?, args)
 }
 
 /// The request that the options make, in the words of the annotations, which have the same parser.
@@ -174,8 +177,9 @@ impl TokenGiver<'_> {
             given = Some(container.id.clone());
             self.give(&container, &self.decided_by_root()).map(drop).map_err(Failed)
         });
-        // Also after a failure, in which case a record with the reason may be left.
+        // After a failure, a record with the reason may be left.
         if let Some(id) = given {
+            self.lifecycle.forget_failures(&id)?;
             for (no, released) in self.lifecycle.release_container(&id)? {
                 match released {
                     Released::Gone | Released::Absent | Released::Held(_) => {}
