@@ -200,8 +200,7 @@ fn a_command_runs_with_a_token() {
         // The command is a static binary that any user may execute.
         let binary = world.lab.path("command");
         fs::copy(crate::support::lab::BINARY, &binary).expect("our binary is there");
-        let probe =
-            [&create[..], &[binary.to_str().expect("a plain path"), "token", "probe", "-o", "json"]].concat();
+        let probe = [&create[..], &[binary.to_str().expect("a plain path"), "token", "probe", "-o", "json"]].concat();
         let ended = ended(&mut world.lab.command(&probe));
         // Programs are not delegated.
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");

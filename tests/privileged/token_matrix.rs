@@ -65,11 +65,10 @@ fn each_command_and_type_is_tried() {
 #[test]
 fn the_documented_matrix_is_this_kernels() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/tokens.md");
-    // A guest of tests/vm has no documents.
-    let Ok(document) = std::fs::read_to_string(path) else { return };
     if !has_tokens() {
         return;
     }
+    let document = std::fs::read_to_string(path).unwrap();
     let release = bpfman_hook::sys::machine::kernel_release();
     let version: Vec<&str> = release.split('.').take(2).collect();
     let marker = format!("<!-- token matrix of Linux {} -->\n", version.join("."));

@@ -158,7 +158,7 @@ mod tests {
         for line in [
             "progs    xdp                  count (xdp)",
             "CAP_NET_ADMIN  count (xdp)",
-            "hook.bpfman.io/delegate-progs: socket_filter:xdp",
+            "hook.bpfman.io/delegate-progs: xdp",
             "host-scope = true",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
