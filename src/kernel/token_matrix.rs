@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::kernel::KernelError;
 use crate::kernel::btf::{Btf, BtfKind};
-use crate::kernel::load::KERNEL_BTF;
+use crate::kernel::features::KERNEL_BTF;
 use crate::model::token_matrix::{MatrixTypes, TokenMatrix};
 use crate::sys::machine::kernel_release;
 use crate::sys::token::matrix;

@@ -90,14 +90,17 @@ pub fn load_without_signers(paths: &Paths) -> Result<LoadedPolicy, PolicyFilesEr
 }
 
 /// The policy for a process that is in no container, about which root decides: exactly this delegation.
-pub fn decided_by_root(delegation: Delegation) -> LoadedPolicy {
-    let mut policy = Policy::built_in([]);
+///
+/// # Errors
+/// None is known: it is the policy without any file, with another ceiling.
+pub fn decided_by_root(delegation: Delegation) -> Result<LoadedPolicy, PolicyFilesError> {
+    let mut policy = Policy::parse(&[])?;
     for rule in &mut policy.containers {
         rule.host_scope = true;
         rule.delegate = delegation;
     }
     let id = identity(&policy, &BTreeMap::new());
-    LoadedPolicy { policy, keys: BTreeMap::new(), id }
+    Ok(LoadedPolicy { policy, keys: BTreeMap::new(), id })
 }
 
 fn load_rules(paths: &Paths) -> Result<(Policy, TrustedRoot), PolicyFilesError> {

@@ -137,9 +137,9 @@ impl TokenHolder {
     ) {
         let lacking = |category: Category, needs: fn(u32) -> bool| {
             let mut mask = Delegation::default();
-            let known = delegation.mask(category) & category.known();
-            *mask.mask_mut(category) =
-                (0..64).filter(|at| known & 1 << at != 0 && needs(*at)).fold(0, |all, at| all | 1u64 << at);
+            // A token for everything lacks nothing that has no name.
+            let needed = |at: &u32| delegation.mask(category) & 1 << at != 0 && category.name(*at).is_some() && needs(*at);
+            *mask.mask_mut(category) = (0..64).filter(needed).fold(0, |all, at| all | 1u64 << at);
             mask.names(category)
         };
         let types = |names: &[String]| listed(names.iter().map(String::as_str), 4);

@@ -72,7 +72,7 @@ pub fn create(paths: &Paths, args: &TokenCreateArgs) -> Result<ExitCode, Command
             None => {
                 // A process may have several, at different places.
                 let id = format!("process-{number}{}", args.path.to_string_lossy().replace('/', "-"));
-                (running::process(number, id, &containers).map_err(doing())?, giver.decided_by_root())
+                (running::process(number, id, &containers).map_err(doing())?, giver.decided_by_root()?)
             }
         },
         (None, None) => return Err(CommandError::bad_input("create a token: name a container, a process or a command")),
@@ -117,13 +117,13 @@ impl TokenGiver<'_> {
     }
 
     /// Root's decision: exactly what the options name; `any` is everything that can be delegated.
-    fn decided_by_root(&self) -> LoadedPolicy {
+    fn decided_by_root(&self) -> Result<LoadedPolicy, CommandError> {
         let everything = Delegation { cmds: u64::MAX, maps: u64::MAX, progs: u64::MAX, attachs: u64::MAX };
         let delegation = match &self.request.bpffs {
             BpffsRequest::Token { delegation, .. } => delegation.under(&everything).delegable(),
             BpffsRequest::None | BpffsRequest::Private { .. } => Delegation::default(),
         };
-        policy_files::decided_by_root(delegation)
+        Ok(policy_files::decided_by_root(delegation)?)
     }
 
     fn give(&self, container: &Container, policy: &LoadedPolicy) -> Result<OwnerNo, CommandError> {
@@ -175,7 +175,7 @@ impl TokenGiver<'_> {
             let id = format!("exec-{number}");
             let container = running::process(number.get(), id, &[]).map_err(|error| Failed(error.into()))?;
             given = Some(container.id.clone());
-            self.give(&container, &self.decided_by_root()).map(drop).map_err(Failed)
+            self.decided_by_root().and_then(|policy| self.give(&container, &policy)).map(drop).map_err(Failed)
         });
         // After a failure, a record with the reason may be left.
         if let Some(id) = given {

@@ -35,6 +35,16 @@ impl Category {
         }
     }
 
+    /// The annotation's key without our prefix.
+    pub(super) fn annotation(self) -> &'static str {
+        match self {
+            Self::Cmds => "delegate-cmds",
+            Self::Maps => "delegate-maps",
+            Self::Progs => "delegate-progs",
+            Self::Attachs => "delegate-attachs",
+        }
+    }
+
     /// The name in policy files, `cmds` and so on.
     pub fn word(self) -> &'static str {
         match self {

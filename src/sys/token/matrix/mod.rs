@@ -11,10 +11,11 @@ mod programs;
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsopen};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -75,19 +76,21 @@ fn unreadable(error: serde_json::Error) -> SysError {
 /// An empty cgroup, which is removed when it is dropped.
 struct LentCgroup {
     directory: OwnedFd,
-    path: std::path::PathBuf,
+    parent: OwnedFd,
+    name: String,
 }
 
 impl LentCgroup {
     /// None where there is no v2 hierarchy, or none that we may write.
     fn make() -> Option<Self> {
-        let hierarchy = cgroup::Hierarchy::find().ok()??;
-        let path = hierarchy.point().join(format!("bpfman-hook-token-matrix-{}", std::process::id()));
-        fs::create_dir(&path).ok()?;
-        match fs::File::open(&path) {
-            Ok(directory) => Some(Self { directory: directory.into(), path }),
+        let parent = cgroup::Hierarchy::find().ok()??.open(Path::new("/")).ok()?;
+        let name = format!("bpfman-hook-token-matrix-{}", std::process::id());
+        mkdirat(&parent, &name, Mode::from_raw_mode(0o755)).ok()?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match openat(&parent, &name, flags, Mode::empty()) {
+            Ok(directory) => Some(Self { directory, parent, name }),
             Err(_) => {
-                let _ = fs::remove_dir(&path);
+                let _ = unlinkat(&parent, &name, AtFlags::REMOVEDIR);
                 None
             }
         }
@@ -97,7 +100,7 @@ impl LentCgroup {
 impl Drop for LentCgroup {
     fn drop(&mut self) {
         // It has no process and no child, so only its own removal by another process could make this fail.
-        let _ = fs::remove_dir(&self.path);
+        let _ = unlinkat(&self.parent, &self.name, AtFlags::REMOVEDIR);
     }
 }
 
