@@ -16,7 +16,7 @@ use crate::sys::token::probe::{self, ProbeOutcome, ProbeStage};
 
 mod create;
 mod matrix;
-mod object;
+mod object_needs;
 mod request;
 mod scope;
 
@@ -102,7 +102,7 @@ pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> Result<ExitCode, Comma
         return scope::print_scope(paths, args.format.output);
     }
     if !args.objects.is_empty() {
-        return object::explain(paths, args);
+        return object_needs::explain(paths, args);
     }
     if !args.request.is_empty() {
         return request::explain(paths, args);

@@ -145,7 +145,6 @@ pub fn decides(record: &OwnerRecord, process: DecidingProcess) -> Result<bool, C
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::runtime_states::{recorded, sample_states};
     use crate::model::ids::{OwnerNo, ProcessIdentity};
     use crate::model::policy::Engine;
     use crate::model::record::{Actor, Workload};
@@ -159,9 +158,19 @@ mod tests {
 
     #[test]
     fn a_living_annotated_container_needs_a_record() {
-        let root = sample_states();
+        let running = || {
+            let states = [("asks", 11, true), ("crunning", 14, true), ("nolabels", 13, false), ("plain", 12, false)];
+            let running = |(id, pid, asks): (&str, u32, bool)| RunningContainer {
+                id: id.to_owned(),
+                pid,
+                start_time: None,
+                bundle: None,
+                asks,
+            };
+            states.map(running).to_vec()
+        };
         let decide = |records: &[OwnerRecord], living: &[u32]| -> Vec<(FindingStatus, String)> {
-            let findings = without_record(recorded(root.path()), records, |pid| living.contains(&pid));
+            let findings = without_record(Ok(running()), records, |pid| living.contains(&pid));
             findings.into_iter().map(|f| (f.status, f.detail)).collect()
         };
         let all = [11, 12, 13, 14];

@@ -130,35 +130,34 @@ fn crun(id: &str, directory: &Path, root: &Path) -> Option<RunningContainer> {
     })
 }
 
-/// As runc 1.1.5 and crun 1.8.1 write their files: the fields that are read and some that are not.
-#[cfg(test)]
-pub fn sample_states() -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
-    let write = |path: &str, text: &str| {
-        let path = below(root.path(), Path::new(path));
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    };
-    let state = |pid: u32, labels: &str| {
-        format!(
-            r#"{{"id":"x","init_process_pid":{pid},"init_process_start":292868,"config":{{"labels":{labels},"rootless_euid":false}},"rootless":false}}"#
-        )
-    };
-    write("/run/runc/asks/state.json", &state(11, r#"["hook.bpfman.io/bpffs=token=1","bundle=/srv/asks"]"#));
-    write("/run/containerd/runc/k8s.io/plain/state.json", &state(12, r#"["bundle=/srv/plain"]"#));
-    write("/run/runc/nolabels/state.json", &state(13, "null"));
-    write("/run/runc/broken/state.json", "{");
-    write(
-        "/run/crun/crunning/status",
-        r#"{"pid":14,"process-start-time":7,"cgroup-path":"/x","bundle":"/srv/crunning","owner":"root"}"#,
-    );
-    write("/srv/crunning/config.json", r#"{"annotations":{"main.hook.bpfman.io/image":"x","other":"y"}}"#);
-    root
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As runc 1.1.5 and crun 1.8.1 write their files: the fields that are read and some that are not.
+    fn sample_states() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = below(root.path(), Path::new(path));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let state = |pid: u32, labels: &str| {
+            format!(
+                r#"{{"id":"x","init_process_pid":{pid},"init_process_start":292868,"config":{{"labels":{labels},"rootless_euid":false}},"rootless":false}}"#
+            )
+        };
+        write("/run/runc/asks/state.json", &state(11, r#"["hook.bpfman.io/bpffs=token=1","bundle=/srv/asks"]"#));
+        write("/run/containerd/runc/k8s.io/plain/state.json", &state(12, r#"["bundle=/srv/plain"]"#));
+        write("/run/runc/nolabels/state.json", &state(13, "null"));
+        write("/run/runc/broken/state.json", "{");
+        write(
+            "/run/crun/crunning/status",
+            r#"{"pid":14,"process-start-time":7,"cgroup-path":"/x","bundle":"/srv/crunning","owner":"root"}"#,
+        );
+        write("/srv/crunning/config.json", r#"{"annotations":{"main.hook.bpfman.io/image":"x","other":"y"}}"#);
+        root
+    }
 
     #[test]
     fn containers_of_each_runtime_are_found() {

@@ -38,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Runs the command.
 pub fn create(paths: &Paths, args: &TokenCreateArgs) -> Result<ExitCode, CommandError> {
+    if !args.exec && !args.command.is_empty() {
+        return Err(CommandError::bad_input("create a token: a command needs --exec"));
+    }
     let request = asked(args).map_err(CommandError::of_input)?;
     pid::require_initial_user_namespace()?;
     fsutil::ensure_directory(&paths.run, 0o755)?;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::attr::Attr;
+use super::attr::RawAttr;
 use super::{Lab, needs_token, smallest};
 use crate::model::delegation::Category;
 use crate::model::token_matrix::{MatrixRow, MatrixSet};
@@ -50,7 +50,7 @@ const BTF: [u32; 6 + 8 + 2] = [
 
 /// Loads [`BTF`].
 pub(super) fn btf(token: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Errno> {
-    let mut attr = Attr::new().reads(0, &BTF).u32(16, size_of_val(&BTF) as u32);
+    let mut attr = RawAttr::new().reads(0, &BTF).u32(16, size_of_val(&BTF) as u32);
     if let Some(token) = token {
         attr = attr.u32(32, TOKEN_FD).fd(36, token);
     }
@@ -79,7 +79,7 @@ pub(super) fn map(lab: &Lab, map_type: u32, token: Option<BorrowedFd<'_>>) -> Re
     if token.is_some() {
         flags |= TOKEN_FD;
     }
-    let mut attr = Attr::new().u32(0, map_type).u32(4, key).u32(8, value).u32(12, entries).u32(16, flags);
+    let mut attr = RawAttr::new().u32(0, map_type).u32(4, key).u32(8, value).u32(12, entries).u32(16, flags);
     let inner = match map_type {
         12 | 13 => Some(map(lab, 2, Some(lab.token()))?),
         _ => None,
@@ -145,7 +145,7 @@ pub(super) fn program(program: Smallest, token: Option<BorrowedFd<'_>>) -> Resul
         flags |= TOKEN_FD;
     }
     let license = c"GPL".to_bytes_with_nul();
-    let mut attr = Attr::new().u32(0, program.program_type).u32(4, 2).reads(8, &instructions).reads(16, license);
+    let mut attr = RawAttr::new().u32(0, program.program_type).u32(4, 2).reads(8, &instructions).reads(16, license);
     attr = attr.u32(44, flags).u32(68, program.attach_type).u32(108, program.attach_btf_id);
     if let Some(token) = token {
         attr = attr.fd(144, token);

@@ -10,20 +10,20 @@ use rustix::io::Errno;
 const SIZE: usize = 160;
 
 #[repr(C, align(8))]
-struct Bytes([u8; SIZE]);
+struct RawAttrBytes([u8; SIZE]);
 
 /// The attributes of one call. Offsets are those of uapi/linux/bpf.h. Everything that is not set is zero.
 ///
 /// Buffers are borrowed until the call, so that the kernel never writes to memory that is in use elsewhere. Their
 /// lengths are separate fields: each caller sets the length of its buffer, unless the kernel knows it.
-pub(super) struct Attr<'a> {
-    bytes: Bytes,
+pub(super) struct RawAttr<'a> {
+    bytes: RawAttrBytes,
     buffers: PhantomData<&'a mut [u8]>,
 }
 
-impl<'a> Attr<'a> {
+impl<'a> RawAttr<'a> {
     pub(super) fn new() -> Self {
-        Self { bytes: Bytes([0; SIZE]), buffers: PhantomData }
+        Self { bytes: RawAttrBytes([0; SIZE]), buffers: PhantomData }
     }
 
     fn put(mut self, at: usize, value: &[u8]) -> Self {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 
 use super::attempts::{BTF_LOAD, MAP_CREATE, PROG_LOAD, Smallest, TOKEN_FD, btf, map, program};
-use super::attr::Attr;
+use super::attr::RawAttr;
 use super::{Lab, needs_token, smallest};
 use crate::model::delegation::Category;
 use crate::model::token_matrix::{MatrixOutcome, MatrixRow, MatrixSet};
@@ -92,11 +92,11 @@ impl<'a> Prepared<'a> {
             "map_create" => smallest(|| map(self.lab, ARRAY, Some(self.lab.token())).map(drop)),
             "prog_load" => smallest(|| program(SOCKET_FILTER, Some(self.lab.token())).map(drop)),
             "btf_load" => smallest(|| btf(Some(self.lab.token())).map(drop)),
-            "token_create" => smallest(|| Attr::new().fd(4, self.lab.root.as_fd()).open(cmd).map(drop)),
+            "token_create" => smallest(|| RawAttr::new().fd(4, self.lab.root.as_fd()).open(cmd).map(drop)),
             "map_lookup_elem" | "map_lookup_and_delete_elem" | "map_delete_elem" => smallest(|| self.with_element(cmd)),
             "map_update_elem" => smallest(|| self.update(cmd)),
             "map_get_next_key" => smallest(|| self.with_element(cmd)),
-            "map_freeze" => smallest(|| match Attr::new().fd(0, self.frozen.as_fd()).call(cmd) {
+            "map_freeze" => smallest(|| match RawAttr::new().fd(0, self.frozen.as_fd()).call(cmd) {
                 // It was frozen by the attempt before.
                 Err(Errno::BUSY) | Ok(_) => Ok(()),
                 Err(errno) => Err(errno),
@@ -107,13 +107,13 @@ impl<'a> Prepared<'a> {
             "obj_pin" => smallest(|| self.pinned("pin", |_| Ok(()))),
             "obj_get" => smallest(|| {
                 self.pinned("get", |path| {
-                    Attr::new().reads(0, path).u32(12, PATH_FD).fd(16, self.lab.root.as_fd()).open(cmd).map(drop)
+                    RawAttr::new().reads(0, path).u32(12, PATH_FD).fd(16, self.lab.root.as_fd()).open(cmd).map(drop)
                 })
             }),
             "prog_attach" | "prog_detach" | "prog_query" => smallest(|| self.on_interface(name)),
             "prog_test_run" => smallest(|| {
                 let (packet, mut out) = ([0u8; 64], [0u8; 64]);
-                Attr::new()
+                RawAttr::new()
                     .fd(0, self.filter.as_fd())
                     .u32(8, 64)
                     .u32(12, 64)
@@ -124,10 +124,10 @@ impl<'a> Prepared<'a> {
             }),
             "obj_get_info_by_fd" => smallest(|| {
                 let mut info = [0u8; 80];
-                Attr::new().fd(0, self.hash.as_fd()).u32(4, 80).writes(8, &mut info).call(cmd).map(drop)
+                RawAttr::new().fd(0, self.hash.as_fd()).u32(4, 80).writes(8, &mut info).call(cmd).map(drop)
             }),
             "prog_get_next_id" | "map_get_next_id" | "btf_get_next_id" | "link_get_next_id" => {
-                smallest(|| match Attr::new().call(cmd) {
+                smallest(|| match RawAttr::new().call(cmd) {
                     // There is none.
                     Err(Errno::NOENT) | Ok(_) => Ok(()),
                     Err(errno) => Err(errno),
@@ -139,13 +139,13 @@ impl<'a> Prepared<'a> {
             "raw_tracepoint_open" => match &self.traced {
                 Some(traced) => smallest(|| {
                     let name = c"bpf_test_finish".to_bytes_with_nul();
-                    Attr::new().reads(0, name).fd(8, traced.as_fd()).open(cmd).map(drop)
+                    RawAttr::new().reads(0, name).fd(8, traced.as_fd()).open(cmd).map(drop)
                 }),
                 None => not("the kernel loads no raw tracepoint program"),
             },
             "task_fd_query" => smallest(|| {
                 let mut buffer = [0u8; 64];
-                let attr = Attr::new().u32(0, std::process::id()).fd(4, self.filter.as_fd());
+                let attr = RawAttr::new().u32(0, std::process::id()).fd(4, self.filter.as_fd());
                 match attr.u32(12, 64).writes(16, &mut buffer).call(cmd) {
                     // The descriptor is not one of a perf event, which is judged last.
                     Err(Errno::NOTSUP) | Ok(_) => Ok(()),
@@ -153,15 +153,17 @@ impl<'a> Prepared<'a> {
                 }
             }),
             "link_create" | "link_update" | "link_detach" => smallest(|| self.link(name)),
-            "enable_stats" => smallest(|| Attr::new().open(cmd).map(drop)),
+            "enable_stats" => smallest(|| RawAttr::new().open(cmd).map(drop)),
             "iter_create" => match &self.iterator {
                 Some(iterator) => smallest(|| iterate(cmd, iterator)),
                 None => not("the kernel loads no iterator"),
             },
-            "prog_bind_map" => smallest(|| Attr::new().fd(0, self.filter.as_fd()).fd(4, self.hash.as_fd()).call(cmd).map(drop)),
+            "prog_bind_map" => {
+                smallest(|| RawAttr::new().fd(0, self.filter.as_fd()).fd(4, self.hash.as_fd()).call(cmd).map(drop))
+            }
             "prog_stream_read_by_fd" => smallest(|| {
                 let mut buffer = [0u8; 64];
-                let attr = Attr::new().writes(0, &mut buffer).u32(8, 64).u32(12, 1).fd(16, self.filter.as_fd());
+                let attr = RawAttr::new().writes(0, &mut buffer).u32(8, 64).u32(12, 1).fd(16, self.filter.as_fd());
                 attr.call(cmd).map(drop)
             }),
             _ => not("needs a registered struct_ops map"),
@@ -170,7 +172,7 @@ impl<'a> Prepared<'a> {
 
     fn update(&self, cmd: u32) -> Result<(), Errno> {
         let (key, value) = ([7u32], [9u64]);
-        Attr::new().fd(0, self.hash.as_fd()).reads(8, &key).reads(16, &value).call(cmd).map(drop)
+        RawAttr::new().fd(0, self.hash.as_fd()).reads(8, &key).reads(16, &value).call(cmd).map(drop)
     }
 
     /// A command about an element that is there.
@@ -180,7 +182,7 @@ impl<'a> Prepared<'a> {
         const MAP_DELETE_ELEM: u32 = 3;
         let key = [7u32];
         let mut value = [0u8; 8];
-        let attr = Attr::new().fd(0, self.hash.as_fd()).reads(8, &key);
+        let attr = RawAttr::new().fd(0, self.hash.as_fd()).reads(8, &key);
         let attr = if cmd == MAP_DELETE_ELEM { attr } else { attr.writes(16, &mut value) };
         match attr.call(cmd) {
             // There is no further key.
@@ -191,7 +193,7 @@ impl<'a> Prepared<'a> {
 
     fn batch(&self, cmd: u32) -> Result<(), Errno> {
         let (mut cursor, mut keys, mut values) = ([0u8; 4], [0u8; 64], [0u8; 64]);
-        let attr = Attr::new().writes(8, &mut cursor).writes(16, &mut keys).writes(24, &mut values);
+        let attr = RawAttr::new().writes(8, &mut cursor).writes(16, &mut keys).writes(24, &mut values);
         match attr.u32(32, 1).fd(36, self.hash.as_fd()).call(cmd) {
             Err(Errno::NOENT | Errno::NOSPC) | Ok(_) => Ok(()),
             Err(errno) => Err(errno),
@@ -202,7 +204,7 @@ impl<'a> Prepared<'a> {
     fn pinned(&self, name: &str, f: impl Fn(&[u8]) -> Result<(), Errno>) -> Result<(), Errno> {
         const OBJ_PIN: u32 = 6;
         let path = std::ffi::CString::new(name).map_err(|_| Errno::INVAL)?;
-        let attr = Attr::new().reads(0, path.as_bytes_with_nul()).fd(8, self.hash.as_fd());
+        let attr = RawAttr::new().reads(0, path.as_bytes_with_nul()).fd(8, self.hash.as_fd());
         attr.u32(12, PATH_FD).fd(16, self.lab.root.as_fd()).call(OBJ_PIN)?;
         let done = f(path.as_bytes_with_nul());
         rustix::fs::unlinkat(&self.lab.root, &path, rustix::fs::AtFlags::empty())?;
@@ -214,9 +216,9 @@ impl<'a> Prepared<'a> {
         const PROG_ATTACH: u32 = 8;
         const PROG_DETACH: u32 = 9;
         const PROG_QUERY: u32 = 16;
-        let attr = || Attr::new().u32(0, LOOPBACK).u32(8, TCX_INGRESS);
+        let attr = || RawAttr::new().u32(0, LOOPBACK).u32(8, TCX_INGRESS);
         if name == "prog_query" {
-            return Attr::new().u32(0, LOOPBACK).u32(4, TCX_INGRESS).call(PROG_QUERY).map(drop);
+            return RawAttr::new().u32(0, LOOPBACK).u32(4, TCX_INGRESS).call(PROG_QUERY).map(drop);
         }
         attr().fd(4, self.classifier.as_fd()).call(PROG_ATTACH)?;
         attr().fd(4, self.classifier.as_fd()).call(PROG_DETACH).map(drop)
@@ -239,7 +241,7 @@ impl<'a> Prepared<'a> {
         };
         let mut info = [0u8; 80];
         let size = if name == "btf_get_fd_by_id" { 32 } else { 80 };
-        Attr::new().fd(0, object.as_fd()).u32(4, size).writes(8, &mut info).call(OBJ_GET_INFO_BY_FD)?;
+        RawAttr::new().fd(0, object.as_fd()).u32(4, size).writes(8, &mut info).call(OBJ_GET_INFO_BY_FD)?;
         let id = info.get(at..at + 4).and_then(|id| id.try_into().ok()).map_or(0, u32::from_ne_bytes);
         // Only this command takes a token, since about Linux 6.15.
         open_id(cmd, id, token.filter(|_| name == "btf_get_fd_by_id"))
@@ -247,7 +249,7 @@ impl<'a> Prepared<'a> {
 
     fn new_link(&self) -> Result<OwnedFd, Errno> {
         const LINK_CREATE: u32 = 28;
-        Attr::new().fd(0, self.classifier.as_fd()).u32(4, LOOPBACK).u32(8, TCX_INGRESS).open(LINK_CREATE)
+        RawAttr::new().fd(0, self.classifier.as_fd()).u32(4, LOOPBACK).u32(8, TCX_INGRESS).open(LINK_CREATE)
     }
 
     fn link(&self, name: &str) -> Result<(), Errno> {
@@ -255,8 +257,8 @@ impl<'a> Prepared<'a> {
         const LINK_DETACH: u32 = 34;
         let link = self.new_link()?;
         match name {
-            "link_update" => Attr::new().fd(0, link.as_fd()).fd(4, self.classifier.as_fd()).call(LINK_UPDATE).map(drop),
-            "link_detach" => Attr::new().fd(0, link.as_fd()).call(LINK_DETACH).map(drop),
+            "link_update" => RawAttr::new().fd(0, link.as_fd()).fd(4, self.classifier.as_fd()).call(LINK_UPDATE).map(drop),
+            "link_detach" => RawAttr::new().fd(0, link.as_fd()).call(LINK_DETACH).map(drop),
             _ => Ok(()),
         }
     }
@@ -264,12 +266,12 @@ impl<'a> Prepared<'a> {
 
 fn iterate(cmd: u32, iterator: &OwnedFd) -> Result<(), Errno> {
     const LINK_CREATE: u32 = 28;
-    let link = Attr::new().fd(0, iterator.as_fd()).u32(8, ITER).open(LINK_CREATE)?;
-    Attr::new().fd(0, link.as_fd()).open(cmd).map(drop)
+    let link = RawAttr::new().fd(0, iterator.as_fd()).u32(8, ITER).open(LINK_CREATE)?;
+    RawAttr::new().fd(0, link.as_fd()).open(cmd).map(drop)
 }
 
 fn open_id(cmd: u32, id: u32, token: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-    let attr = Attr::new().u32(0, id);
+    let attr = RawAttr::new().u32(0, id);
     let attr = if let Some(token) = token { attr.u32(8, TOKEN_FD).fd(12, token) } else { attr };
     attr.open(cmd).map(drop)
 }
@@ -278,6 +280,6 @@ fn open_id(cmd: u32, id: u32, token: Option<BorrowedFd<'_>>) -> Result<(), Errno
 fn link_id(link: &OwnedFd) -> Result<u32, Errno> {
     const OBJ_GET_INFO_BY_FD: u32 = 15;
     let mut info = [0u8; 48];
-    Attr::new().fd(0, link.as_fd()).u32(4, 48).writes(8, &mut info).call(OBJ_GET_INFO_BY_FD)?;
+    RawAttr::new().fd(0, link.as_fd()).u32(4, 48).writes(8, &mut info).call(OBJ_GET_INFO_BY_FD)?;
     Ok(info.get(4..8).and_then(|id| id.try_into().ok()).map_or(0, u32::from_ne_bytes))
 }

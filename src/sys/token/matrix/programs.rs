@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
 
 use super::attempts::{Smallest, program};
-use super::attr::Attr;
+use super::attr::RawAttr;
 use super::{Lab, needs_token, smallest};
 use crate::model::delegation::Category;
 use crate::model::token_matrix::{MatrixOutcome, MatrixRow, MatrixSet};
@@ -268,7 +268,7 @@ fn row(lab: &Lab, program_type: u32, attach_type: u32, name: &str, way: Way) -> 
 
 /// Attaches a program and detaches it again.
 fn attach(lab: &Lab, program: BorrowedFd<'_>, attach_type: u32, way: Way) -> Result<(), Errno> {
-    let link = || Attr::new().fd(0, program).u32(8, attach_type);
+    let link = || RawAttr::new().fd(0, program).u32(8, attach_type);
     let to = |target: BorrowedFd<'_>| link().fd(4, target).open(LINK_CREATE).map(drop);
     match way {
         Way::SocketOption(option) => {
@@ -284,12 +284,12 @@ fn attach(lab: &Lab, program: BorrowedFd<'_>, attach_type: u32, way: Way) -> Res
         // NFPROTO_IPV4, the hook before routing, priority 1.
         Way::Netfilter => link().u32(16, 2).u32(20, 0).u32(24, 1).open(LINK_CREATE).map(drop),
         Way::RawTracepoint => {
-            Attr::new().reads(0, QUIET_TRACEPOINT.to_bytes_with_nul()).fd(8, program).open(RAW_TRACEPOINT_OPEN).map(drop)
+            RawAttr::new().reads(0, QUIET_TRACEPOINT.to_bytes_with_nul()).fd(8, program).open(RAW_TRACEPOINT_OPEN).map(drop)
         }
-        Way::Trampoline => Attr::new().fd(8, program).open(RAW_TRACEPOINT_OPEN).map(drop),
+        Way::Trampoline => RawAttr::new().fd(8, program).open(RAW_TRACEPOINT_OPEN).map(drop),
         Way::Iterator => {
             let link = link().open(LINK_CREATE)?;
-            Attr::new().fd(0, link.as_fd()).open(ITER_CREATE).map(drop)
+            RawAttr::new().fd(0, link.as_fd()).open(ITER_CREATE).map(drop)
         }
         Way::SoftwareEvent => event(program, bpf::software_event()?),
         Way::Tracepoint => event(program, bpf::own_tracepoint_event(tracepoint_id()?)?),
@@ -306,13 +306,13 @@ fn attach(lab: &Lab, program: BorrowedFd<'_>, attach_type: u32, way: Way) -> Res
             link.u32(56, std::process::id()).open(LINK_CREATE).map(drop)
         }
         Way::Sockmap => to(lab.sockmap.as_ref().ok_or(Errno::NODEV)?.as_fd()),
-        Way::TestRun => Attr::new().fd(0, program).call(PROG_TEST_RUN).map(drop),
+        Way::TestRun => RawAttr::new().fd(0, program).call(PROG_TEST_RUN).map(drop),
         Way::Not(_) => Err(Errno::INVAL),
     }
 }
 
 fn event(program: BorrowedFd<'_>, event: OwnedFd) -> Result<(), Errno> {
-    Attr::new().fd(0, program).fd(4, event.as_fd()).u32(8, PERF_EVENT).open(LINK_CREATE).map(drop)
+    RawAttr::new().fd(0, program).fd(4, event.as_fd()).u32(8, PERF_EVENT).open(LINK_CREATE).map(drop)
 }
 
 /// The id of a tracepoint that only BPF_PROG_TEST_RUN passes.
