@@ -17,6 +17,7 @@ use bpfman_hook::output::logging;
 use bpfman_hook::paths::Paths;
 use bpfman_hook::setup::install;
 use bpfman_hook::sys::child::{self, Role};
+use bpfman_hook::sys::token::matrix;
 use bpfman_hook::sys::{environment, export};
 use bpfman_hook::{doctor, grpc, metrics, nri};
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
             Role::Fetch => image::fetch_child(),
             Role::Request => request_child::child(),
             Role::Missed => nri::missed::child(),
+            Role::Matrix => matrix::child(),
         };
     }
     environment::reset_child_signal();
@@ -78,7 +80,7 @@ fn run(command: Command, root: Option<&Path>, paths: &Paths) -> Result<ExitCode,
         Command::Metrics(args) => metrics::run(paths, &args),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(&dir),
-        Command::Token(TokenCommand::Create(args)) => token::create(&args),
+        Command::Token(TokenCommand::Create(args)) => token::create(&paths, &args),
         Command::Token(TokenCommand::Explain(args)) => token::explain(paths, &args),
         Command::Token(TokenCommand::Probe(args)) => token::probe(&args),
         Command::Policy(PolicyCommand::Check(args)) => policy::run_check(paths, &args),

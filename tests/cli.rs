@@ -135,7 +135,16 @@ fn bad_usage_exits_with_2_and_prints_nothing_on_stdout() {
         &["inspect"],
         &["pull"],
         &["token", "create", "--pid", "1"],
+        &["token", "create", "--delegate", "maps"],
+        &["token", "create", "--pid", "1", "--container", "x", "--delegate", "maps"],
+        &["token", "create", "--delegate", "maps", "--exec"],
+        &["token", "create", "--delegate", "maps", "--pid", "1", "--", "true"],
         &["token", "probe", "relative"],
+        &["token", "probe", "--markdown"],
+        &["token", "explain", "--object", "x.o", "--scope"],
+        &["token", "explain", "--object", "x.o", "--loader", "aya"],
+        &["token", "explain", "--request", "delegate=maps", "--as", "flatpak"],
+        &["token", "explain", "--request", "delegate=everything"],
         &["policy", "explain"],
         &["policy", "explain", "-a", "novalue"],
         &["install", "--check", "--dry-run"],
@@ -397,6 +406,27 @@ fn documents_are_generated_from_the_command_line() {
     assert!(text(&output.stdout).contains("BPF_TOKEN_CREATE"));
     let version: Value = serde_json::from_slice(&run(&["version", "-o", "json"]).stdout).unwrap();
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn token_explain_prints_what_an_object_needs() {
+    let object = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bpf/tcx.bpf.o");
+    let output = run(&["token", "explain", "--object", object, "--as", "incus"]);
+    assert_eq!(status(&output), 0, "{output:?}");
+    let expected = "security.bpffs.delegate_cmds=map_create,prog_load\nsecurity.bpffs.delegate_maps=array\n\
+                    security.bpffs.delegate_progs=sched_cls\n\
+                    security.bpffs.delegate_attachs=cgroup_inet_ingress,tcx_ingress\n";
+    assert_eq!(text(&output.stdout), expected);
+    // What is printed for systemd is a request that can be explained.
+    let output = run(&["token", "explain", "--object", object, "--as", "systemd"]);
+    let lines = text(&output.stdout);
+    let requests: Vec<&str> = lines.lines().filter(|line| line.starts_with("BPFDelegate")).collect();
+    let mut args = vec!["token", "explain", "--as", "incus"];
+    args.extend(requests.iter().flat_map(|request| ["--request", request]));
+    assert_eq!(text(&run(&args).stdout), expected);
+    let output = run(&["token", "explain", "--object", "/none/such.o"]);
+    assert_eq!(status(&output), 1);
+    assert_one_line(&output);
 }
 
 #[test]

@@ -12,10 +12,11 @@ pub mod watch;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::model::bytecode::PullPolicy;
 use crate::model::container::PodCheck;
+use crate::model::delegation::{ObjectLoader, Spelling};
 use crate::model::policy::Engine;
 
 mod containerd;
@@ -288,9 +289,9 @@ fn pull_policy(word: &str) -> Result<PullPolicy, &'static str> {
 /// `token WHAT`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum TokenCommand {
-    /// Mount a delegated bpffs into the namespaces of a running process
+    /// Mount a delegated bpffs for a running container or process, or for a command in namespaces of its own
     Create(TokenCreateArgs),
-    /// Explain what a token is, what it needs and how it is set up; or what it reaches on this kernel
+    /// Explain tokens: what they are, what a container or process has, what an object needs
     Explain(TokenExplainArgs),
     /// Try out a token: run it inside the container
     Probe(TokenProbeArgs),
@@ -298,13 +299,20 @@ pub enum TokenCommand {
 
 /// `token create`.
 #[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("target").required(true)))]
 pub struct TokenCreateArgs {
-    /// A process in the user and mount namespace that gets the bpffs
-    #[arg(long)]
-    pub pid: u32,
-    /// Mount point in that process's root
+    /// A running container, by its id or the beginning of it: the policy decides what it may get
+    #[arg(long, value_name = "ID", group = "target")]
+    pub container: Option<String>,
+    /// A process in user and mount namespaces of its own, which is in no container
+    #[arg(long, group = "target")]
+    pub pid: Option<u32>,
+    /// Mount point in the root of the container or process
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf", value_parser = absolute_path)]
     pub path: PathBuf,
+    /// Where the container's runtime keeps its state, if it was called with --root
+    #[arg(long, value_name = "DIR", value_parser = absolute_path)]
+    pub state: Option<PathBuf>,
     /// Presets: maps probes networking cgroup sockets tracing
     #[arg(long, value_name = "PRESETS", required_unless_present_any = ["cmds", "maps", "progs", "attachs"])]
     pub delegate: Option<String>,
@@ -323,20 +331,53 @@ pub struct TokenCreateArgs {
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
+    /// Run COMMAND in new user, mount and network namespaces with the bpffs, and release it when COMMAND ends
+    #[arg(long, group = "target", requires = "command")]
+    pub exec: bool,
+    /// The command of --exec
+    #[arg(last = true, value_name = "COMMAND", requires = "exec")]
+    pub command: Vec<OsString>,
 }
 
 /// `token explain`.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct TokenExplainArgs {
-    /// Show what confines this process, and what that means for its token [default: the calling process]
-    #[arg(long)]
+    /// Explain what is delegated to this process, by whom, and why its calls fail [default: the calling process]
+    #[arg(long, group = "subject")]
     pub pid: Option<u32>,
+    /// The same for a container that has a record, by its id or the beginning of it
+    #[arg(long, value_name = "ID", group = "subject")]
+    pub container: Option<String>,
+    /// Print the smallest delegation and the capabilities that these BPF objects need, and what for
+    #[arg(long = "object", value_name = "FILE", num_args = 1.., group = "subject")]
+    pub objects: Vec<PathBuf>,
+    /// What loads the objects: libbpf (also bpftool, libbpf-rs), which probes the kernel first, or other
+    #[arg(long, value_name = "LOADER", default_value = "libbpf", value_parser = object_loader, requires = "objects")]
+    pub loader: ObjectLoader,
+    /// Explain a request: annotations, or what LXD, Incus or systemd call them
+    #[arg(long = "request", value_name = "KEY=VALUE", value_parser = key_value, group = "subject")]
+    pub request: Vec<(String, String)>,
+    /// Print only the delegation, as annotations, policy, systemd, incus, lxd or mount options
+    #[arg(long = "as", value_name = "SPELLING", value_parser = spelling, conflicts_with = "scope")]
+    pub spelling: Option<Spelling>,
     /// Print for each program type what a program that is loaded with a token reaches on this kernel
-    #[arg(long, conflicts_with = "pid")]
+    #[arg(long, group = "subject")]
     pub scope: bool,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
+}
+
+fn object_loader(word: &str) -> Result<ObjectLoader, &'static str> {
+    match word {
+        "libbpf" => Ok(ObjectLoader::Libbpf),
+        "other" => Ok(ObjectLoader::Other),
+        _ => Err("write libbpf or other"),
+    }
+}
+
+fn spelling(word: &str) -> Result<Spelling, &'static str> {
+    Spelling::from_word(word).ok_or("write annotations, policy, systemd, incus, lxd or mount")
 }
 
 /// `token probe`.
@@ -351,6 +392,12 @@ pub struct TokenProbeArgs {
     /// Count packets there for this many seconds, then print how many each program saw
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub count: u32,
+    /// Try every command, map, program, link and attach type instead, in namespaces of their own (run it as root)
+    #[arg(long, conflicts_with_all = ["path", "iface", "count"])]
+    pub matrix: bool,
+    /// Print the matrix as Markdown
+    #[arg(long, requires = "matrix", conflicts_with = "output")]
+    pub markdown: bool,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,

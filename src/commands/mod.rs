@@ -13,3 +13,4 @@ pub mod request_child;
 pub mod select;
 pub mod token;
 mod token_bpffs;
+mod token_names;

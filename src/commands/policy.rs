@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use crate::cli::{Format, PolicyCheckArgs, PolicyExplainArgs};
 use crate::image::{examine_registries, unusable_signers};
-use crate::kernel::LinuxKernel;
 use crate::lifecycle::policy_files::{self, PolicyFilesError};
 use crate::lifecycle::registries_file;
 use crate::lifecycle::token_reach;
@@ -17,12 +16,11 @@ use crate::model::annotations::PREFIX;
 use crate::model::attach_point::Scope;
 use crate::model::explain::{ExplainedRule, Explanation};
 use crate::model::policy::{ContainerFacts, ContainerLimits, ContainerRule, Policy};
-use crate::model::reach::{ReachGuard, TokenReach};
+use crate::model::reach::ReachGuard;
 use crate::output::error::{BAD_INPUT, CommandError};
 use crate::output::format::json;
 use crate::output::print;
 use crate::paths::Paths;
-use crate::sys::caps::{self, Capability};
 use crate::sys::error::chain;
 
 /// The output of `policy check`; its JSON form is stable.
@@ -112,23 +110,13 @@ pub fn explain(
     let policy: Policy = policy_files::load(paths)?.policy;
     let whole = |key: &str| if key.contains('/') { key.to_owned() } else { format!("{PREFIX}{key}") };
     let annotations: BTreeMap<String, String> = annotations.iter().map(|(key, value)| (whole(key), value.clone())).collect();
-    Ok(Explanation::of(&policy, facts, &annotations, || known_token_reach(paths)))
-}
-
-/// What a token reaches on this kernel: the result kept for this boot, else that of the probes, which need root. None
-/// for other users if no result is kept.
-fn known_token_reach(paths: &Paths) -> Option<TokenReach> {
-    let file = paths.token_reach();
-    match caps::has(Capability::CAP_SYS_ADMIN) {
-        true => Some(token_reach::token_reach(&LinuxKernel, &file)),
-        false => token_reach::kept(&file),
-    }
+    Ok(Explanation::of(&policy, facts, &annotations, || token_reach::known(&paths.token_reach())))
 }
 
 /// The container rules that delegate, without `host-scope = true`, what is host scope on this kernel.
 fn delegations_beyond(paths: &Paths, policy: &Policy) -> Vec<String> {
     let mut rules = policy.containers.iter().filter(|rule| !rule.host_scope && rule.delegate.loads_programs()).peekable();
-    let Some(reach) = rules.peek().and_then(|_| known_token_reach(paths)) else { return Vec::new() };
+    let Some(reach) = rules.peek().and_then(|_| token_reach::known(&paths.token_reach())) else { return Vec::new() };
     let beyond = rules.filter_map(|rule| Some((rule, reach.delegation_beyond(&rule.delegate, ReachGuard::Absent)?)));
     beyond
         .map(|(rule, beyond)| format!("{} delegates what is refused without host-scope = true: {beyond}", rule.place))

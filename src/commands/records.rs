@@ -206,6 +206,27 @@ fn with_id(lifecycle: &StoreView<'_>, prefix: &str) -> Result<Vec<SeenOwner>, Co
     Ok(all.into_iter().map(|record| SeenOwner { health: lifecycle.health(&record), record }).collect())
 }
 
+/// The id and the init of the one container whose id begins with `prefix`.
+pub(super) fn init_of(paths: &Paths, prefix: &str) -> Result<(String, u32), CommandError> {
+    let numbers = read(paths, |txn| txn.containers_with(prefix))?;
+    let records = read(paths, |txn| numbers.iter().map(|no| txn.get(*no)).collect::<Result<Vec<_>, _>>())?;
+    let inits = records.into_iter().flatten().filter_map(|record| {
+        let container = record.owner.container()?;
+        Some((container.id.to_string(), container.init?.pid.get()))
+    });
+    let found: Vec<_> = inits.collect();
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(CommandError::new(format!(
+            "find the container {prefix:?}: bpfman-hook has no record of one whose id has this prefix; use --pid"
+        ))),
+        several => {
+            let problem = format!("{} containers have an id with this prefix", several.len());
+            Err(CommandError::new(format!("find the container {prefix:?}: {problem}")))
+        }
+    }
+}
+
 /// `gc [--dry-run]`
 pub fn gc(paths: &Paths, args: cli::GcArgs) -> Result<ExitCode, CommandError> {
     if !args.dry_run

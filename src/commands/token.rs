@@ -1,26 +1,26 @@
 //! `token explain|create|probe`: explains BPF tokens, mounts a bpffs for one, and tests what a token can do.
 
-use std::collections::BTreeMap;
-use std::os::fd::AsFd as _;
-use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::cli::{Format, TokenCreateArgs, TokenExplainArgs, TokenProbeArgs};
+use crate::cli::{Format, TokenExplainArgs, TokenProbeArgs};
+use crate::commands::records;
 use crate::commands::token_bpffs::Here;
-use crate::model::annotations::{BpffsRequest, PREFIX, Request};
-use crate::model::delegation::Delegation;
-use crate::model::ids::Pid;
+use crate::lifecycle::token_reach;
 use crate::output::error::CommandError;
 use crate::output::format::json;
 use crate::output::print;
 use crate::paths::Paths;
-use crate::sys::bpffs::{self, BpffsSpec, Mounted};
 use crate::sys::lsm;
-use crate::sys::pid::{self, Namespace};
 use crate::sys::token::probe::{self, ProbeOutcome, ProbeStage};
 
+mod create;
+mod matrix;
+mod object_needs;
+mod request;
 mod scope;
+
+pub use create::create;
 
 /// The text of `token explain`; 80 columns.
 pub const EXPLAIN: &str = "\
@@ -95,81 +95,43 @@ When it fails inside the container
   EACCES      from a pin below /sys/fs: AppArmor; see `token explain --pid PID`
 ";
 
-/// `token explain`: prints the text, and what keeps a process from using its token if that is known; with `--scope`,
-/// what a token reaches on this kernel.
+/// `token explain`: prints the text, or with an option what a process has, an object needs, a request asks for or the
+/// kernel offers.
 pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> Result<ExitCode, CommandError> {
     if args.scope {
         return scope::print_scope(paths, args.format.output);
     }
-    match (Here::look(args.pid), args.format.output) {
+    if !args.objects.is_empty() {
+        return object_needs::explain(paths, args);
+    }
+    if !args.request.is_empty() {
+        return request::explain(paths, args);
+    }
+    let (pid, container) = match &args.container {
+        Some(id) => {
+            let (id, pid) = records::init_of(paths, id)?;
+            (Some(pid), Some(id))
+        }
+        None => (args.pid, None),
+    };
+    let reach = token_reach::known(&paths.token_reach());
+    let here = Here::look(pid, container, reach.as_ref());
+    match (here, args.format.output) {
         // The text is useful even if /proc is not mounted.
-        (Err(_), Format::Table) if args.pid.is_none() => print(EXPLAIN),
+        (Err(_), Format::Table) if pid.is_none() => print(EXPLAIN),
         (Err(error), _) => Err(error),
-        (Ok(here), Format::Table) => print(&format!("{EXPLAIN}{}", here.text())),
+        (Ok(here), Format::Table) if pid.is_none() => print(&format!("{EXPLAIN}{}", here.hindrances())),
+        (Ok(here), Format::Table) => print(&here.text()),
         (Ok(here), Format::Json) => print(&json(&here)),
     }
-}
-
-/// Timeout for creating a bpffs in the namespaces of another process.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// `token create`: mounts a delegated bpffs into the namespaces of a running process. Root decides; the policy applies
-/// only to requests of containers.
-pub fn create(args: &TokenCreateArgs) -> Result<ExitCode, CommandError> {
-    let delegation = asked(args).map_err(CommandError::of_input)?;
-    let mount = mount(delegation, args)?;
-    let delegates: Vec<_> = delegation.mount_options();
-    print(&match args.format.output {
-        Format::Json => json(&serde_json::json!({
-            "pid": args.pid, "path": args.path, "mount_id": mount.mount_id,
-            "delegates": delegates.iter().cloned().collect::<BTreeMap<_, _>>(),
-        })),
-        Format::Table => format!(
-            "process {} has a bpffs at {}, and a token was created from it as a test:\n  {delegation}\n",
-            args.pid,
-            args.path.display()
-        ),
-    })
-}
-
-/// The delegation that the options name, in the words of the annotations.
-fn asked(args: &TokenCreateArgs) -> Result<Delegation, CommandError> {
-    let lists = [
-        ("delegate", &args.delegate),
-        ("delegate-cmds", &args.cmds),
-        ("delegate-maps", &args.maps),
-        ("delegate-progs", &args.progs),
-        ("delegate-attachs", &args.attachs),
-    ];
-    // The same words as in annotations, so the same parser.
-    let annotations = lists.into_iter().filter_map(|(key, value)| Some((format!("{PREFIX}{key}"), value.clone()?)));
-    let request = Request::parse(&annotations.collect(), None)?;
-    let Some(BpffsRequest::Token { delegation, .. }) = request.map(|request| request.bpffs) else {
-        return Err(CommandError::new("create the bpffs: nothing is delegated; name presets or lists"));
-    };
-    let everything = Delegation { cmds: u64::MAX, maps: u64::MAX, progs: u64::MAX, attachs: u64::MAX };
-    Ok(delegation.under(&everything).delegable())
-}
-
-fn mount(delegation: Delegation, args: &TokenCreateArgs) -> Result<Mounted, CommandError> {
-    let process = pid::open_process(Pid::new(args.pid)?)?;
-    let (user_ns, mount_ns) = (process.open_namespace(Namespace::User)?, process.open_namespace(Namespace::Mount)?);
-    let root = process.open_directory(Path::new("/"))?;
-    let spec = BpffsSpec {
-        user_ns: user_ns.as_fd(),
-        mount_ns: mount_ns.as_fd(),
-        root: root.as_fd(),
-        target: &args.path,
-        delegation,
-        maps: &[],
-        owner: (0, 0),
-    };
-    Ok(bpffs::mount(&spec, Instant::now() + PATIENCE)?)
 }
 
 /// `token probe`: tests what a workload can do with its bpffs, in the caller's context. Exit status 1 unless everything
 /// works.
 pub fn probe(args: &TokenProbeArgs) -> Result<ExitCode, CommandError> {
+    if args.matrix {
+        return matrix::print_matrix(args);
+    }
     let probe = probe::probe(&args.path, args.iface.as_deref().unwrap_or("lo"));
     let works = if probe.works() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if args.count > 0 {

@@ -1,24 +1,38 @@
-//! What keeps one process from using its token: the security module that confines it, for each bpffs that delegates.
+//! What one process can do with its bpffs mounts: what they delegate, who mounted them, and why its calls fail.
 
-use std::fs;
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::commands::token_names::{DelegatedName, delegated_names, names_table};
 use crate::model::confinement::{Confinement, ConfinementProblem, SecurityModule};
+use crate::model::delegation::Delegation;
+use crate::model::ids::Pid;
+use crate::model::reach::TokenReach;
+use crate::model::token_diagnosis::{CallProblem, HeldBpffs, TokenHolder};
 use crate::output::error::CommandError;
+use crate::output::table::{Table, printable};
+use crate::sys::fsutil::{OpenAs, open_beneath};
 use crate::sys::lsm;
-use crate::sys::mounts::parse_mountinfo;
+use crate::sys::mounts::{MountPoint, parse_mountinfo};
+use crate::sys::pid::{self, Namespace, Process};
+use crate::sys::token::{BpfToken, attempt};
 
-/// A process and its delegated bpffs mounts.
+/// A process and its delegated bpffs mounts. Its JSON form is stable: keys are added, but never renamed.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Here {
     /// The process; None for the calling one.
     pub pid: Option<u32>,
+    /// Its container, if it is one of ours.
+    pub container: Option<String>,
     /// The security module that confines the process, and its label; None if none does.
     pub confinement: Option<Confinement>,
     /// Each bpffs in its mount namespace that delegates something.
     pub bpffs: Vec<Delegated>,
+    /// The calls that fail, or may fail, and why.
+    pub problems: Vec<CallProblem>,
 }
 
 /// A bpffs that delegates, and what prevents its use.
@@ -28,50 +42,135 @@ pub struct Delegated {
     pub path: PathBuf,
     /// What does not work there.
     pub hindrance: Option<ConfinementProblem>,
+    /// Who mounted it: the mount's source, `bpfman-hook` for ours.
+    pub mounted_by: String,
+    /// Each delegated name.
+    pub names: Vec<DelegatedName>,
 }
 
 impl Here {
-    /// Examines a process, or the calling one.
-    pub fn look(pid: Option<u32>) -> Result<Self, CommandError> {
-        let process = pid.map_or("self".to_owned(), |pid| pid.to_string());
-        let path = format!("/proc/{process}/mountinfo");
-        let mounts = fs::read_to_string(&path).map_err(CommandError::doing(format!("read {path}")))?;
-        let delegated: Vec<_> = parse_mountinfo(&mounts)?
-            .into_iter()
-            .filter(|mount| mount.kind == "bpf" && mount.super_options.iter().any(|option| option.starts_with("delegate_")))
-            .map(|mount| mount.point)
-            .collect();
-        Ok(Self::decide(pid, lsm::confinement(pid), delegated, lsm::may_create))
-    }
-
-    fn decide(
-        pid: Option<u32>,
-        confinement: Option<Confinement>,
-        delegated: Vec<PathBuf>,
-        may_create: impl Fn(&str, &Path) -> Option<bool>,
-    ) -> Self {
-        let hindrance = |path: &Path| {
-            let confinement = confinement.as_ref()?;
-            let pins = match confinement.module {
-                SecurityModule::AppArmor => may_create(&confinement.label, path),
-                SecurityModule::SeLinux => None,
-            };
-            confinement.hinders(path, pins)
+    /// Examines a process, or the calling one. `reach` is what programs reach on this kernel, if that is known.
+    pub fn look(pid: Option<u32>, container: Option<String>, reach: Option<&TokenReach>) -> Result<Self, CommandError> {
+        let number = pid.unwrap_or_else(std::process::id);
+        let process = Pid::new(number)?;
+        let process = pid::open_process(process)?;
+        let mounts = process.mountinfo()?;
+        let mounts = parse_mountinfo(&mounts)?;
+        let status = process.status()?;
+        let initial = process.namespaces()?.inode(Namespace::User) == INITIAL_USER_NAMESPACE;
+        let confinement = lsm::confinement(pid);
+        let found = delegating(&mounts);
+        let mut holder = TokenHolder {
+            initial_user_namespace: initial,
+            capabilities: status.effective_capabilities,
+            seccomp: status.seccomp != 0,
+            bpffs: found.iter().map(|at| held(&mounts, *at)).collect(),
         };
-        let bpffs = delegated.into_iter().map(|path| Delegated { hindrance: hindrance(&path), path }).collect();
-        Self { pid, confinement, bpffs }
+        for bpffs in holder.bpffs.iter_mut().filter(|bpffs| !bpffs.part && !bpffs.covered) {
+            bpffs.tried = tried(&process, pid.is_none(), initial, &bpffs.path);
+        }
+        let bpffs = found.iter().zip(&holder.bpffs).filter_map(|(at, held)| {
+            let mount = mounts.get(*at)?;
+            Some(Delegated {
+                hindrance: hindrance(confinement.as_ref(), &held.path, lsm::may_create),
+                path: held.path.clone(),
+                mounted_by: mount.source.clone(),
+                names: held.delegation.map(|delegation| delegated_names(&delegation, reach)).unwrap_or_default(),
+            })
+        });
+        let bpffs = bpffs.collect();
+        Ok(Self { pid, container, confinement, bpffs, problems: holder.problems() })
     }
 
-    /// The lines that `token explain` adds; empty if there is nothing to report.
-    pub fn text(&self) -> String {
+    /// The lines that `token explain` adds for the calling process: empty if there is nothing to report.
+    pub fn hindrances(&self) -> String {
         let hindrances = self.bpffs.iter().filter_map(|bpffs| bpffs.hindrance.as_ref());
         let lines: String = hindrances.map(|hindrance| format!("  {hindrance}\n")).collect();
-        match (self.pid, lines.is_empty()) {
-            (_, true) => String::new(),
-            (Some(pid), _) => format!("\nProcess {pid}\n{lines}"),
-            (None, _) => format!("\nThis process\n{lines}"),
-        }
+        if lines.is_empty() { lines } else { format!("\nThis process\n{lines}") }
     }
+
+    /// Everything about a process, for a terminal.
+    pub fn text(&self) -> String {
+        let mut text = match (self.pid, &self.container) {
+            (Some(pid), Some(container)) => format!("Process {pid}, container {}\n", printable(container)),
+            (Some(pid), None) => format!("Process {pid}\n"),
+            (None, _) => "This process\n".to_owned(),
+        };
+        for bpffs in &self.bpffs {
+            let by = if bpffs.mounted_by == "bpfman-hook" { "bpfman-hook" } else { "another program" };
+            text.push_str(&format!("\n{}, mounted by {by}, delegates\n", printable(&bpffs.path.display().to_string())));
+            text.push_str(&names_table(&bpffs.names));
+            if let Some(hindrance) = &bpffs.hindrance {
+                text.push_str(&format!("{hindrance}\n"));
+            }
+        }
+        for (certain, heading) in [(true, "Fails"), (false, "May fail")] {
+            let problems: Vec<_> = self.problems.iter().filter(|problem| problem.certain == certain).collect();
+            if problems.is_empty() {
+                continue;
+            }
+            let mut table = Table::new(&["CALL", "ERRNO", "WHY", "REMEDY"]);
+            for problem in problems {
+                let because = printable(&problem.because);
+                table.row([problem.call.to_owned(), problem.errno.to_owned(), because, problem.remedy.to_owned()]);
+            }
+            text.push_str(&format!("\n{heading}\n{table}"));
+        }
+        text
+    }
+}
+
+/// The inode of the initial user namespace (include/linux/proc_ns.h, PROC_USER_INIT_INO).
+const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
+
+/// The places of the bpffs mounts that delegate something, or that we made.
+fn delegating(mounts: &[MountPoint]) -> Vec<usize> {
+    let delegates = |mount: &MountPoint| mount.super_options.iter().any(|option| option.starts_with("delegate_"));
+    let bpffs = mounts.iter().enumerate().filter(|(_, mount)| mount.kind == "bpf" && delegates(mount));
+    bpffs.map(|(at, _)| at).collect()
+}
+
+fn held(mounts: &[MountPoint], at: usize) -> HeldBpffs {
+    let Some(mount) = mounts.get(at) else { return HeldBpffs::default() };
+    HeldBpffs {
+        path: mount.point.clone(),
+        delegation: Delegation::from_mount_options(&mount.super_options.join(",")).ok(),
+        part: mount.root != Path::new("/"),
+        covered: mounts.iter().skip(at + 1).any(|later| later.point == mount.point),
+        read_only: mount.options.iter().any(|option| option == "ro"),
+        tried: None,
+    }
+}
+
+/// The errno of BPF_TOKEN_CREATE, 0 for success; None if it cannot be tried.
+fn tried(process: &Process, own: bool, initial: bool, path: &Path) -> Option<i32> {
+    if initial {
+        // The process's own problem is reported; nothing about the bpffs can be learnt.
+        return None;
+    }
+    let directory = process.open_directory(path).ok()?;
+    let root: OwnedFd = open_beneath(&directory, Path::new("."), OpenAs::Directory).ok()?;
+    let errno = match own {
+        true => BpfToken::mint(File::from(root).as_fd()).err().map(|error| error.errno()),
+        false => {
+            let namespace = process.open_namespace(Namespace::User).ok()?;
+            attempt::try_inside(namespace.as_fd(), root.as_fd()).ok()?
+        }
+    };
+    Some(errno.map_or(0, |errno| errno.raw_os_error()))
+}
+
+fn hindrance(
+    confinement: Option<&Confinement>,
+    path: &Path,
+    may_create: impl Fn(&str, &Path) -> Option<bool>,
+) -> Option<ConfinementProblem> {
+    let confinement = confinement?;
+    let pins = match confinement.module {
+        SecurityModule::AppArmor => may_create(&confinement.label, path),
+        SecurityModule::SeLinux => None,
+    };
+    confinement.hinders(path, pins)
 }
 
 #[cfg(test)]
@@ -80,21 +179,46 @@ mod tests {
 
     #[test]
     fn a_profile_that_refuses_or_may_refuse_pins_is_reported() {
-        let decide = |label: &str, pins| {
-            let paths = ["/sys/fs/bpf", "/run/bpf"].map(PathBuf::from).into();
-            Here::decide(Some(7), Confinement::apparmor(label), paths, move |_, _| pins)
+        let said = |label: &str, pins| {
+            let confinement = Confinement::apparmor(label);
+            let bpffs = ["/sys/fs/bpf", "/run/bpf"].map(|path| Delegated {
+                hindrance: hindrance(confinement.as_ref(), Path::new(path), |_, _| pins),
+                path: path.into(),
+                mounted_by: "bpfman-hook".into(),
+                names: Vec::new(),
+            });
+            Here { pid: None, container: None, confinement, bpffs: bpffs.into(), problems: Vec::new() }
         };
-        let text = decide("docker-default (enforce)", Some(false)).text();
-        assert!(text.starts_with("\nProcess 7\n  tokens work, but") && text.lines().count() == 3, "{text}");
-        assert!(decide("docker-default (enforce)", None).text().contains("the default profiles of"));
-        assert_eq!(decide("ours (enforce)", Some(true)).text(), "");
-        assert_eq!(decide("unconfined", None).text(), "");
+        let refused = said("docker-default (enforce)", Some(false));
+        assert!(refused.hindrances().starts_with("\nThis process\n  tokens work, but"), "{refused:?}");
+        assert_eq!(refused.hindrances().lines().count(), 3);
+        assert!(refused.text().contains("/sys/fs/bpf, mounted by bpfman-hook, delegates"));
+        assert!(said("docker-default (enforce)", None).hindrances().contains("the default profiles of"));
+        assert_eq!(said("ours (enforce)", Some(true)).hindrances(), "");
+        assert_eq!(said("unconfined", None).hindrances(), "");
+    }
+
+    #[test]
+    fn mounts_are_examined() {
+        let text = "30 1 0:5 / / rw - ext4 /dev/x rw\n\
+                    31 30 0:6 / /sys/fs/bpf rw - bpf bpfman-hook rw,uid=100000,delegate_cmds=map_create,delegate_maps=array\n\
+                    32 30 0:7 /part /run/bpf ro - bpf none rw,delegate_cmds=any\n\
+                    33 30 0:8 / /run/other rw - bpf none rw\n\
+                    34 30 0:9 / /run/bpf rw - tmpfs tmpfs rw\n";
+        let mounts = parse_mountinfo(text).unwrap();
+        let found = delegating(&mounts);
+        assert_eq!(found, [1, 2]);
+        let first = held(&mounts, 1);
+        assert_eq!((first.part, first.covered, first.read_only), (false, false, false));
+        assert_eq!(first.delegation, Some(Delegation { cmds: 1, maps: 4, ..Delegation::default() }));
+        let second = held(&mounts, 2);
+        assert_eq!((second.part, second.covered, second.read_only), (true, true, true));
     }
 
     #[test]
     fn a_missing_process_is_an_error() {
-        assert_eq!(Here::look(None).unwrap().pid, None);
-        let error = Here::look(Some(u32::MAX)).unwrap_err().to_string();
-        assert!(error.starts_with("read /proc/4294967295/mountinfo: "), "{error}");
+        assert_eq!(Here::look(None, None, None).unwrap().pid, None);
+        assert!(Here::look(Some(u32::MAX), None, None).is_err());
+        assert!(Here::look(Some(i32::MAX as u32), None, None).is_err());
     }
 }

@@ -1,102 +1,15 @@
 //! Checks for records without a living container, and for living containers without a record.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-
-use serde::Deserialize;
 
 use crate::lifecycle::health::Health;
-use crate::model::container::asks;
+use crate::lifecycle::runtime_states::{RUNTIME_STATES, RunningContainer};
 use crate::model::ids::{OwnerNo, Pid};
 use crate::model::record::{ContainerOwner, Owner, OwnerRecord, Phase};
 use crate::output::error::CommandError;
 use crate::output::finding::{Finding, FindingStatus};
-use crate::setup::hooks_dir::below;
 use crate::sys::pid;
-
-/// Where runc and crun keep their state when called directly by root, by podman, containerd, docker and CRI-O. A
-/// runtime with another `--root` is not found.
-const RUNTIME_STATES: [&str; 6] = [
-    "/run/runc",
-    "/run/crun",
-    "/run/containerd/runc/k8s.io",
-    "/run/containerd/runc/default",
-    "/run/docker/runtime-runc/moby",
-    "/run/k3s/containerd/runc/k8s.io",
-];
-
-/// A running container as its runtime recorded it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunningContainer {
-    /// Its id.
-    pub id: String,
-    /// Its init.
-    pub pid: u32,
-    /// True if it has one of our annotations.
-    pub asks: bool,
-}
-
-/// The fields that we read of runc's `state.json` (libcontainer's State and Config).
-#[derive(Deserialize)]
-struct RuncState {
-    init_process_pid: i64,
-    config: RuncConfig,
-}
-
-#[derive(Deserialize)]
-struct RuncConfig {
-    #[serde(default)]
-    labels: Option<Vec<String>>,
-}
-
-/// The fields that we read of crun's `status`.
-#[derive(Deserialize)]
-struct CrunStatus {
-    pid: i64,
-    bundle: PathBuf,
-}
-
-#[derive(Deserialize)]
-struct CrunAnnotations {
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, serde::de::IgnoredAny>>,
-}
-
-/// The containers that runtimes of this host have recorded, with every path below `root`, including dead ones.
-pub fn recorded(root: &Path) -> io::Result<Vec<RunningContainer>> {
-    let mut found = Vec::new();
-    for directory in RUNTIME_STATES {
-        let entries = match fs::read_dir(below(root, Path::new(directory))) {
-            Ok(entries) => entries,
-            Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
-            Err(err) => return Err(io::Error::new(err.kind(), format!("{directory}: {err}"))),
-        };
-        for entry in entries {
-            let entry = entry?;
-            let id = entry.file_name().to_string_lossy().into_owned();
-            found.extend(runc(&id, &entry.path()).or_else(|| crun(&id, &entry.path(), root)));
-        }
-    }
-    found.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(found)
-}
-
-fn runc(id: &str, directory: &Path) -> Option<RunningContainer> {
-    let state: RuncState = serde_json::from_str(&fs::read_to_string(directory.join("state.json")).ok()?).ok()?;
-    let keys: Vec<String> =
-        state.config.labels.iter().flatten().filter_map(|l| Some(l.split_once('=')?.0.to_owned())).collect();
-    Some(RunningContainer { id: id.to_owned(), pid: u32::try_from(state.init_process_pid).ok()?, asks: asks(&keys) })
-}
-
-fn crun(id: &str, directory: &Path, root: &Path) -> Option<RunningContainer> {
-    let status: CrunStatus = serde_json::from_str(&fs::read_to_string(directory.join("status")).ok()?).ok()?;
-    let config = fs::read_to_string(below(root, &status.bundle.join("config.json"))).ok()?;
-    let config: CrunAnnotations = serde_json::from_str(&config).ok()?;
-    let keys: Vec<String> = config.annotations.into_iter().flatten().map(|(key, _)| key).collect();
-    Some(RunningContainer { id: id.to_owned(), pid: u32::try_from(status.pid).ok()?, asks: asks(&keys) })
-}
 
 /// Reports living containers with our annotations and without a record: they started without bpfman-hook.
 pub fn without_record(
@@ -236,12 +149,6 @@ mod tests {
     use crate::model::policy::Engine;
     use crate::model::record::{Actor, Workload};
 
-    fn write(root: &Path, path: &str, text: &str) {
-        let path = below(root, Path::new(path));
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
     fn record(id: &str, phase: Phase) -> OwnerRecord {
         let process = ProcessIdentity { pid: Pid::new(7).unwrap(), start_time: 9 };
         let container = ContainerOwner::new(id.parse().unwrap(), "/srv/web".into(), 0, Engine::Oci, Workload::default());
@@ -249,42 +156,21 @@ mod tests {
         OwnerRecord::new(OwnerNo(1), owner, phase, Actor { process, deadline: 0 }, 0)
     }
 
-    /// As runc 1.1.5 and crun 1.8.1 write them: the fields that are read and some that are not.
-    fn runtimes() -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        let state = |pid: u32, labels: &str| {
-            format!(
-                r#"{{"id":"x","init_process_pid":{pid},"init_process_start":292868,"config":{{"labels":{labels},"rootless_euid":false}},"rootless":false}}"#
-            )
-        };
-        let root_path = root.path();
-        write(root_path, "/run/runc/asks/state.json", &state(11, r#"["hook.bpfman.io/bpffs=token=1","bundle=/srv/asks"]"#));
-        write(root_path, "/run/containerd/runc/k8s.io/plain/state.json", &state(12, r#"["bundle=/srv/plain"]"#));
-        write(root_path, "/run/runc/nolabels/state.json", &state(13, "null"));
-        write(root_path, "/run/runc/broken/state.json", "{");
-        write(
-            root_path,
-            "/run/crun/crunning/status",
-            r#"{"pid":14,"cgroup-path":"/x","bundle":"/srv/crunning","owner":"root"}"#,
-        );
-        write(root_path, "/srv/crunning/config.json", r#"{"annotations":{"main.hook.bpfman.io/image":"x","other":"y"}}"#);
-        root
-    }
-
-    #[test]
-    fn containers_of_each_runtime_are_found() {
-        let root = runtimes();
-        let found: Vec<_> = recorded(root.path()).unwrap().into_iter().map(|c| (c.id, c.pid, c.asks)).collect();
-        let expected = [("asks", 11, true), ("crunning", 14, true), ("nolabels", 13, false), ("plain", 12, false)];
-        assert_eq!(found, expected.map(|(id, pid, asks)| (id.to_owned(), pid, asks)));
-        assert_eq!(recorded(&root.path().join("none")).unwrap(), []);
-    }
-
     #[test]
     fn a_living_annotated_container_needs_a_record() {
-        let root = runtimes();
+        let running = || {
+            let states = [("asks", 11, true), ("crunning", 14, true), ("nolabels", 13, false), ("plain", 12, false)];
+            let running = |(id, pid, asks): (&str, u32, bool)| RunningContainer {
+                id: id.to_owned(),
+                pid,
+                start_time: None,
+                bundle: None,
+                asks,
+            };
+            states.map(running).to_vec()
+        };
         let decide = |records: &[OwnerRecord], living: &[u32]| -> Vec<(FindingStatus, String)> {
-            let findings = without_record(recorded(root.path()), records, |pid| living.contains(&pid));
+            let findings = without_record(Ok(running()), records, |pid| living.contains(&pid));
             findings.into_iter().map(|f| (f.status, f.detail)).collect()
         };
         let all = [11, 12, 13, 14];

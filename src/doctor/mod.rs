@@ -12,6 +12,7 @@ use crate::kernel::{Feature, Kernel, Support};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::registries_file;
+use crate::lifecycle::runtime_states;
 use crate::lifecycle::token_reach;
 use crate::model::policy::Engine;
 use crate::model::record::{Owner, OwnerRecord};
@@ -237,7 +238,7 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
     let lives = |record: &OwnerRecord| matches!(containers::decides(record, DecidingProcess::Init), Ok(true));
     findings.extend(confinement::containers(&owners, lives, |pid| lsm::confinement(Some(pid)), lsm::may_create));
     let inits = damaged.inits();
-    let running = containers::recorded(Path::new("/")).map(|mut running| {
+    let running = runtime_states::recorded(Path::new("/")).map(|mut running| {
         running.retain(|container| !inits.contains(&container.pid));
         running
     });

@@ -18,6 +18,8 @@ pub mod policy_files;
 pub mod reconcile;
 pub mod registries_file;
 pub mod release;
+pub mod running;
+pub mod runtime_states;
 pub mod token_reach;
 
 pub use error::{Cause, ReleaseErrors};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::model::delegation::Delegation;
 use crate::model::ids::Digest;
 use crate::model::policy::{Policy, PolicyError, PolicyId};
 use crate::paths::Paths;
@@ -86,6 +87,20 @@ pub fn load_without_signers(paths: &Paths) -> Result<LoadedPolicy, PolicyFilesEr
     let (policy, _) = load_rules(paths)?;
     let (keys, id) = (BTreeMap::new(), identity(&policy, &BTreeMap::new()));
     Ok(LoadedPolicy { policy, keys, id })
+}
+
+/// The policy for a process that is in no container, about which root decides: exactly this delegation.
+///
+/// # Errors
+/// None is known: it is the policy without any file, with another ceiling.
+pub fn decided_by_root(delegation: Delegation) -> Result<LoadedPolicy, PolicyFilesError> {
+    let mut policy = Policy::parse(&[])?;
+    for rule in &mut policy.containers {
+        rule.host_scope = true;
+        rule.delegate = delegation;
+    }
+    let id = identity(&policy, &BTreeMap::new());
+    Ok(LoadedPolicy { policy, keys: BTreeMap::new(), id })
 }
 
 fn load_rules(paths: &Paths) -> Result<(Policy, TrustedRoot), PolicyFilesError> {

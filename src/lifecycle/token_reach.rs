@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, LinuxKernel};
 use crate::model::reach::TokenReach;
+use crate::sys::caps::{self, Capability};
 use crate::sys::error::chain;
 use crate::sys::fsutil::{TrustedRoot, ensure_directory, write_atomically};
 use crate::sys::{clock, machine};
@@ -43,6 +44,15 @@ pub fn kept(file: &Path) -> Option<TokenReach> {
     let (boot, release) = identity()?;
     let bytes = TrustedRoot::at(file.parent()?).and_then(|root| root.read_file(file, MAX)).ok()?;
     TokenReach::kept(std::str::from_utf8(&bytes).ok()?, &boot, &release)
+}
+
+/// What a token reaches on this kernel, for a command: the result kept for this boot, else that of the probes, which
+/// need root. None for other users if no result is kept.
+pub fn known(file: &Path) -> Option<TokenReach> {
+    match caps::has(Capability::CAP_SYS_ADMIN) {
+        true => Some(token_reach(&LinuxKernel, file)),
+        false => kept(file),
+    }
 }
 
 /// The boot id and the release of the running kernel.

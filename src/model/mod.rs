@@ -35,3 +35,5 @@ pub mod runtime_hooks;
 pub mod seccomp;
 pub mod state;
 pub mod text;
+pub mod token_diagnosis;
+pub mod token_matrix;

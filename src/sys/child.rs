@@ -43,10 +43,12 @@ pub enum Role {
     Request,
     /// Handles containers that were started without the hook, for the NRI plugin.
     Missed,
+    /// Tries what a BPF token can be used for, in namespaces of its own.
+    Matrix,
 }
 
 impl Role {
-    const ALL: [Self; 3] = [Self::Fetch, Self::Request, Self::Missed];
+    const ALL: [Self; 4] = [Self::Fetch, Self::Request, Self::Missed, Self::Matrix];
 
     /// The only argument, which selects the role: it must not be a word that a user types or that clap accepts as a
     /// command.
@@ -55,6 +57,7 @@ impl Role {
             Self::Fetch => "@bpfman-hook-child:fetch",
             Self::Request => "@bpfman-hook-child:request",
             Self::Missed => "@bpfman-hook-child:missed",
+            Self::Matrix => "@bpfman-hook-child:matrix",
         }
     }
 
@@ -64,6 +67,7 @@ impl Role {
             Self::Fetch => "fetch",
             Self::Request => "request",
             Self::Missed => "missed",
+            Self::Matrix => "token matrix",
         }
     }
 }

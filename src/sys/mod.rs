@@ -37,6 +37,7 @@ pub mod statmount;
 pub mod token;
 pub mod tracefs;
 mod trusted;
+pub mod unshared;
 pub mod watch;
 
 pub use error::SysError;

@@ -3,6 +3,8 @@
 //! A token is a file descriptor, not a file: it cannot be pinned. It works only in the user namespace that owns its
 //! bpffs, for a process that has CAP_BPF there (kernel/bpf/token.c).
 
+pub mod attempt;
+pub mod matrix;
 mod pinning;
 pub mod probe;
 pub mod trial;

@@ -32,6 +32,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::prometheus::CASES,
         crate::registries::CASES,
         crate::requests::CASES,
+        crate::tokens::CASES,
         crate::watching::CASES,
     ]
     .into_iter()

@@ -40,6 +40,7 @@ mod prometheus;
 mod registries;
 mod requests;
 mod signers;
+mod tokens;
 mod watching;
 
 use support::lab::Hooks;

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 mod bpffs;
+#[path = "../support/bpftool.rs"]
+mod bpftool;
 mod caps;
 mod child;
 mod container;
@@ -13,4 +15,6 @@ mod objects;
 mod probes;
 #[path = "../support/registry.rs"]
 mod registry;
+mod token_matrix;
+mod token_needs;
 mod token_reach;

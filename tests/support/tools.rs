@@ -10,8 +10,19 @@ use crate::harness;
 use crate::support::lab::Lab;
 use crate::support::process::{Ended, ended, tool};
 
-/// A program of another Debian release. If it is not available, the tests that need it are skipped, with a message on
-/// standard error that bypasses the test harness, and in the file that `BPFMAN_HOOK_TEST_SKIPPED` names.
+/// Reports that something is not tested, on standard error, bypassing the test harness, and in the file that
+/// `BPFMAN_HOOK_TEST_SKIPPED` names.
+pub fn skipped(wanted_for: &str, why: &str) {
+    let line = format!("SKIPPED {wanted_for}: {why}\n");
+    _ = std::io::stderr().write_all(line.as_bytes());
+    if let Some(file) = std::env::var_os("BPFMAN_HOOK_TEST_SKIPPED") {
+        let file = fs::OpenOptions::new().create(true).append(true).open(file);
+        let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
+        written.unwrap_or_else(|e| harness!("write {line:?}: {e}"));
+    }
+}
+
+/// A program of another Debian release. If it is not available, the tests that need it are skipped.
 fn program(suite: &str, package: &str, wanted_for: &str) -> Option<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/suite.sh");
     let Ended { status, stdout, stderr } = ended(Command::new(script).args([suite, package]));
@@ -19,13 +30,7 @@ fn program(suite: &str, package: &str, wanted_for: &str) -> Option<PathBuf> {
     match status.code() {
         Some(0) => Some(Path::new(last).join(package).join("usr/bin").join(package)),
         Some(77) => {
-            let line = format!("SKIPPED {wanted_for}: no {package} of Debian {suite}: {last}\n");
-            _ = std::io::stderr().write_all(line.as_bytes());
-            if let Some(file) = std::env::var_os("BPFMAN_HOOK_TEST_SKIPPED") {
-                let file = fs::OpenOptions::new().create(true).append(true).open(file);
-                let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
-                written.unwrap_or_else(|e| harness!("write {line:?}: {e}"));
-            }
+            skipped(wanted_for, &format!("no {package} of Debian {suite}: {last}"));
             None
         }
         _ => harness!("tests/lab/suite.sh {suite} {package}: {status}: {stderr}"),

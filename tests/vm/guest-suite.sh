@@ -11,6 +11,9 @@ program=$3
 # Tests look for objects where they were built.
 mkdir -p "$root/tests/bpf"
 mount --bind /host/bpf "$root/tests/bpf"
+# docs/tokens.md says what a token can be used for on these kernels.
+mkdir -p "$root/docs"
+mount --bind /host/docs "$root/docs"
 
 # A kernel without BPF among its security modules: a program would load, attach and never be called, so that it has to be refused.
 if [ "$kernel" = without-lsm ]; then
@@ -25,11 +28,11 @@ printf '#!/bin/sh\nexec /host/bpftool/ld-linux-x86-64.so.2 --library-path /host/
 chmod 755 /usr/bin/bpftool
 
 status=0
-./privileged --test-threads=1 --nocapture probes:: token_reach:: tcx_programs classifiers tracing_programs an_xdp_and >/tmp/said 2>&1 || status=$?
+./privileged --test-threads=1 --nocapture probes:: token_matrix:: token_reach:: tcx_programs classifiers tracing_programs an_xdp_and >/tmp/said 2>&1 || status=$?
 cat /tmp/said
 [ "$status" = 0 ] || exit "$status"
 ran=$(sed -n 's/^test result: ok. \([0-9]*\) passed.*/\1/p' /tmp/said)
-[ "$ran" -ge 13 ] || { echo "only $ran tests ran" >&2; exit 1; }
+[ "$ran" -ge 15 ] || { echo "only $ran tests ran" >&2; exit 1; }
 if grep 'refused as it should be' /tmp/said; then
 	echo "Linux $kernel has all of this, and something was refused" >&2
 	exit 1

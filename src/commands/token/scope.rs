@@ -16,7 +16,6 @@ use crate::output::error::CommandError;
 use crate::output::format::json;
 use crate::output::print;
 use crate::paths::Paths;
-use crate::sys::caps::{self, Capability};
 
 /// The table. Its JSON form is stable: keys are added, but never renamed.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -47,12 +46,7 @@ pub fn print_scope(paths: &Paths, format: Format) -> Result<ExitCode, CommandErr
     if LinuxKernel.probe(Feature::Token) == Support::No("BPF_TOKEN_CREATE is not known".to_owned()) {
         return Err(CommandError::new("explain the scope: this kernel has no BPF tokens; use Linux 6.9 or newer"));
     }
-    let file = paths.token_reach();
-    let reach = match caps::has(Capability::CAP_SYS_ADMIN) {
-        true => Some(token_reach::token_reach(&LinuxKernel, &file)),
-        false => token_reach::kept(&file),
-    };
-    let Some(reach) = reach else {
+    let Some(reach) = token_reach::known(&paths.token_reach()) else {
         let problem = "what a token reaches on this kernel is not known yet; run this as root once per boot";
         return Err(CommandError::new(format!("explain the scope: {problem}")));
     };

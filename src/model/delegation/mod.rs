@@ -1,14 +1,22 @@
 //! BPF delegation: the rights that a bpffs grants to the user namespace it belongs to.
 
 mod names;
+mod needs;
 mod presets;
+mod sections;
+mod spelling;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 pub use names::{Category, NameError};
+pub use needs::{
+    MapUse, NeededCapability, NeededName, ObjectLoader, ObjectUse, ProgramUse, TokenNeeds, needs_net_admin, needs_perfmon,
+};
 pub use presets::Preset;
+pub use sections::{SectionLoad, section_load};
+pub use spelling::Spelling;
 
 /// The delegation of one bpffs: four masks over the kernel's enums, bit n for value n.
 ///

@@ -35,6 +35,16 @@ impl Category {
         }
     }
 
+    /// The annotation's key without our prefix.
+    pub(super) fn annotation(self) -> &'static str {
+        match self {
+            Self::Cmds => "delegate-cmds",
+            Self::Maps => "delegate-maps",
+            Self::Progs => "delegate-progs",
+            Self::Attachs => "delegate-attachs",
+        }
+    }
+
     /// The name in policy files, `cmds` and so on.
     pub fn word(self) -> &'static str {
         match self {
@@ -123,6 +133,18 @@ impl Category {
     pub fn shown_value(self, name: &str) -> Option<u32> {
         let from_table = self.table().iter().position(|known| *known == name).and_then(|at| u32::try_from(at).ok());
         from_table.or_else(|| self.alias(name))
+    }
+
+    /// A name in the spelling of systemd; a number as it is.
+    pub(super) fn systemd_name(self, name: &str) -> String {
+        if name.starts_with("0x") {
+            return name.to_owned();
+        }
+        let capital = |part: &str| match part.split_at_checked(1) {
+            Some((first, rest)) => first.to_ascii_uppercase() + rest,
+            None => String::new(),
+        };
+        self.systemd_prefix().to_owned() + &name.split('_').map(capital).collect::<String>()
     }
 
     fn delegable(self, value: u32) -> Result<u32, NameError> {

@@ -14,6 +14,8 @@ const PERF_TYPE_TRACEPOINT: u32 = 2;
 /// The `config` bit for return probes: `format/retprobe` of both PMUs is `config:0` (kernel/events/core.c,
 /// PERF_PROBE_CONFIG_IS_RETPROBE).
 const RETURNS: u64 = 1;
+/// `exclude_kernel` of the bit field in `struct perf_event_attr`.
+const EXCLUDE_KERNEL: u64 = 1 << 5;
 
 /// `struct perf_event_attr` up to and including `config2`, PERF_ATTR_SIZE_VER1 of uapi/linux/perf_event.h.
 #[repr(C)]
@@ -42,6 +44,20 @@ const _: () = assert!(size_of::<Attr>() == 72, "PERF_ATTR_SIZE_VER1");
 pub fn tracepoint_event(id: u64) -> Result<OwnedFd, Errno> {
     let attr = Attr { kind: PERF_TYPE_TRACEPOINT, config: id, sample_period: 1, wakeup_events: 1, ..Attr::default() };
     open(attr, None)
+}
+
+/// Opens the perf event of a tracepoint for the calling thread in user space, which is what perf_event_paranoid 2 allows
+/// a process without CAP_PERFMON in the initial user namespace.
+pub fn own_tracepoint_event(id: u64) -> Result<OwnedFd, Errno> {
+    open(Attr { kind: PERF_TYPE_TRACEPOINT, config: id, sample_period: 1, flags: EXCLUDE_KERNEL, ..Attr::default() }, Some(0))
+}
+
+/// Opens an event of the calling thread's CPU time, in user space.
+pub fn software_event() -> Result<OwnedFd, Errno> {
+    const PERF_TYPE_SOFTWARE: u32 = 1;
+    const TASK_CLOCK: u64 = 1;
+    let attr = Attr { kind: PERF_TYPE_SOFTWARE, config: TASK_CLOCK, sample_period: 1_000_000_000, ..Attr::default() };
+    open(Attr { flags: EXCLUDE_KERNEL, ..attr }, Some(0))
 }
 
 /// The type number of a PMU; None if the kernel does not have it.

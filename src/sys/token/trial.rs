@@ -8,7 +8,7 @@
 
 mod child;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -73,21 +73,27 @@ pub fn offer(btfs: &[Vec<u8>], trials: &[Trial], deadline: Instant) -> Result<Ve
     let mut forked = TrialChild::start(child::TrialJob::new(btfs, trials)?)?;
     let (_, context) = forked.receive(deadline)?;
     let context = context.ok_or(Errno::BADMSG).map_err(fail("receive the bpffs of"))?;
-    for (key, value) in EVERYTHING.mount_options() {
-        fsconfig_set_string(&context, key, &value).map_err(fail("set an option of the bpffs of"))?;
-    }
-    fsconfig_create(&context).map_err(fail("create the bpffs of"))?;
-    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(fail("create a mount of the bpffs of"))?;
+    let mount = configure(&context)?;
     send_raw(forked.socket.as_fd(), &[0], &[mount.as_fd()]).map_err(fail("answer"))?;
     drop((mount, context));
     trials.iter().map(|_| forked.receive(deadline).map(|(answer, _)| answer)).collect()
 }
 
+/// Creates the bpffs of a file system context from another user namespace, which delegates everything, and a mount of it
+/// that is in no mount namespace.
+pub(super) fn configure(context: &OwnedFd) -> Result<OwnedFd, SysError> {
+    for (key, value) in EVERYTHING.mount_options() {
+        fsconfig_set_string(context, key, &value).map_err(fail("set an option of the bpffs of"))?;
+    }
+    fsconfig_create(context).map_err(fail("create the bpffs of"))?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(fail("create a mount of the bpffs of"))
+}
+
 /// The parent's view of the child. Dropping it kills and reaps the child.
 struct TrialChild {
     pid: Pid,
-    pidfd: std::os::fd::OwnedFd,
+    pidfd: OwnedFd,
     socket: Socket,
     started: Instant,
 }
@@ -119,7 +125,7 @@ impl TrialChild {
     }
 
     /// Receives the next message: an answer, or the file system context, which comes with a descriptor.
-    fn receive(&mut self, deadline: Instant) -> Result<(TrialAnswer, Option<std::os::fd::OwnedFd>), SysError> {
+    fn receive(&mut self, deadline: Instant) -> Result<(TrialAnswer, Option<OwnedFd>), SysError> {
         if Instant::now() >= deadline || !wait_readable(self.socket.as_fd(), deadline).map_err(fail("wait for"))? {
             return Err(SysError::Deadline { role: ROLE, waited: self.started.elapsed() });
         }

@@ -1,0 +1,226 @@
+//! The recipes of docs/tokens.md, run in containers as they are written there, and `token explain` about containers.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::bpftool::TokenBpftool;
+use crate::support::bundle::Bundle;
+use crate::support::process::{ended, tool};
+use crate::support::runtime::Runtime;
+use crate::support::world::{object_bytes, object_path};
+use crate::world::World;
+
+crate::cases![system_calls_work_as_the_recipe_says, a_container_is_explained];
+
+/// The code block after a marker in docs/tokens.md.
+fn recipe(name: &str) -> String {
+    let text = include_str!("../../docs/tokens.md");
+    let (_, rest) = text.split_once(&format!("<!-- recipe: {name} -->\n```")).expect("docs/tokens.md has the recipe");
+    let (_, rest) = rest.split_once('\n').expect("a block has a first line");
+    rest.split_once("\n```").expect("a block ends").0.to_owned() + "\n"
+}
+
+fn system_calls_work_as_the_recipe_says(world: &mut World) {
+    world.lab.policy("[[container]]\nhost-scope = true\ndelegate = [\"maps\", \"probes\"]\n");
+    let source = world.lab.write("calls.c", recipe("calls").as_bytes());
+    let program = world.lab.path("calls");
+    tool(Command::new("gcc").args(["-static", "-Wall", "-Werror", "-o"]).arg(&program).arg(&source));
+    let bundle = Bundle::new(&world.lab, "calls")
+        .ask("delegate-cmds", "map_create:prog_load")
+        .ask("delegate-maps", "array")
+        .ask("delegate-progs", "socket_filter")
+        .ask("delegate-attachs", "cgroup_inet_ingress")
+        .rootfs(|root| drop(fs::copy(&program, root.join("calls")).expect("the program is there")));
+    let bundle = bundle.script("echo ready; /calls && echo said yes || echo said no; read go").write();
+    let mut running = world.start(&bundle);
+    assert_eq!(running.hear("said "), "yes");
+    running.say("go\n");
+    running.finish();
+}
+
+/// The container has what `token explain --object` prints for the object, and nothing else.
+#[test]
+fn bpftool_loads_as_the_recipe_says() {
+    let bpftool = match TokenBpftool::get() {
+        Ok(bpftool) => bpftool,
+        Err(why) => return crate::tools::skipped("libbpf with a token", &why),
+    };
+    crate::check(|world| {
+        let bpftool = TokenBpftool::get().unwrap_or_else(|why| panic!("harness: {why}"));
+        let object = object_path("counter");
+        let explain = |spelling| {
+            world.lab.ours(&["token", "explain", "--object", object.to_str().expect("a plain path"), "--as", spelling])
+        };
+        world.lab.policy(&explain("policy"));
+        let mut bundle = Bundle::new(&world.lab, "bpftool");
+        for line in explain("annotations").lines() {
+            let (key, value) = line.split_once(": ").expect("an annotation");
+            bundle = bundle.annotate(key, value);
+        }
+        // The packages are at the same place inside, and `bpftool` is a script.
+        let words: Vec<String> = bpftool.words.iter().map(|word| format!("'{word}'")).collect();
+        let script = format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "));
+        let inside = bpftool.suite.to_str().expect("a plain path").to_owned();
+        bundle = bundle.mount("none", &bpftool.suite, &inside, &["bind", "ro"]).rootfs(|root| {
+            let program = root.join("bin/bpftool");
+            fs::write(&program, script).expect("root writes");
+            fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("root's file");
+            fs::write(root.join("packets.bpf.o"), object_bytes("counter")).expect("root writes");
+            fs::write(root.join("recipe"), format!("set -e\n{}", recipe("libbpf"))).expect("root writes");
+            fs::create_dir_all(root.join(Path::new(&inside).strip_prefix("/").expect("absolute"))).expect("root makes it");
+        });
+        let said = "if sh /recipe >/tmp/said 2>&1; then echo said yes; else cat /tmp/said; echo said no; fi";
+        let list = "echo pins $(ls /sys/fs/bpf/packets)";
+        let bundle = bundle.script(&format!("echo ready; cd /; {said}; {list}; read go")).write();
+        let mut running = world.start(&bundle);
+        let verdict = running.hear("said ");
+        let pins = running.hear("pins ");
+        running.say("go\n");
+        let ended = running.finish();
+        assert_eq!(verdict, "yes", "{}", ended.stdout);
+        assert!(pins.contains("count"), "{pins}");
+    });
+    drop(bpftool);
+}
+
+fn a_container_is_explained(world: &mut World) {
+    world.lab.policy("[[container]]\ndelegate = [\"maps\"]\nhost-scope = true\n");
+    let bundle = Bundle::new(&world.lab, "explained").ask("delegate", "maps").script("echo ready; read go").write();
+    let running = world.start(&bundle);
+    let explained = world.lab.json(&["token", "explain", "--container", &bundle.id]);
+    assert_eq!(explained["container"], Value::from(bundle.id.as_str()));
+    assert_eq!(explained["bpffs"][0]["mounted_by"], "bpfman-hook", "{explained:#}");
+    let names = explained["bpffs"][0]["names"].as_array().into_iter().flatten();
+    assert!(names.into_iter().any(|name| name["name"] == "ringbuf" && name["scope"] == "container"), "{explained:#}");
+    let certain = explained["problems"].as_array().into_iter().flatten().filter(|problem| problem["certain"] == true);
+    assert_eq!(certain.count(), 0, "{explained:#}");
+    running.finish();
+    // The capability of the workload's own process decides.
+    let bundle = Bundle::new(&world.lab, "incapable").ask("delegate", "maps");
+    let bundle = bundle.script("echo ready; read go").edit(|config| {
+        config["process"]["capabilities"]["effective"] = serde_json::json!([]);
+    });
+    let bundle = bundle.write();
+    let running = world.start(&bundle);
+    let explained = world.lab.json(&["token", "explain", "--container", &bundle.id]);
+    let problems = explained["problems"].as_array().into_iter().flatten();
+    let found = problems.into_iter().any(|problem| problem["errno"] == "EPERM" && problem["certain"] == true);
+    assert!(found, "{explained:#}");
+    running.finish();
+}
+
+/// A container that requested nothing when it started.
+fn plain(world: &World, name: &str) -> Bundle {
+    Bundle::new(&world.lab, name)
+        .with_binary(&world.lab)
+        .script("echo ready; read go; /bpfman-hook token probe -o json; read go")
+}
+
+/// The arguments of `token create` for a container of this lab's runc.
+fn create<'a>(state: &'a str, id: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["token", "create", "--state", state, "--container", id], more].concat()
+}
+
+// Without hooks, `token create` works too: these are no cases.
+#[test]
+fn running_containers() {
+    crate::check(a_running_container_gets_a_token);
+    crate::check(a_running_container_gets_no_more_than_its_rule_allows);
+}
+
+/// A container that runs already gets what its rule allows; it is recorded, shown, and released after its end.
+fn a_running_container_gets_a_token(world: &mut World) {
+    world.lab.policy("[[container]]\ndelegate = [\"maps\"]\n");
+    let state = world.lab.path("runc");
+    let state = state.to_str().expect("a plain path");
+    let bundle = plain(world, "late").write();
+    let mut running = world.start(&bundle);
+    assert_eq!(world.lab.records().len(), 0, "it requested nothing");
+    let made = world.lab.json(&create(state, &bundle.id[..bundle.id.len() - 1], &["--delegate", "maps", "--path", "/run/bpf"]));
+    assert_eq!(made["container"], Value::from(bundle.id.as_str()), "{made:#}");
+    assert_eq!(made["pid"], Value::from(Runtime::Runc.init(&world.lab, &bundle.id)));
+    let inspected = world.inspect(&bundle.id).to_string();
+    assert!(inspected.contains("/run/bpf"), "{inspected}");
+    // It has a record now, which only its end changes.
+    let again = ended(&mut world.lab.command(&create(state, &bundle.id, &["--delegate", "maps"])));
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    assert!(again.stderr.contains("has a record already"), "{again:?}");
+    running.say("go\n");
+    running.say("go\n");
+    running.finish();
+    // Its configuration has our poststop hook only if it has our hooks; gc finds it otherwise.
+    world.lab.ours(&["gc"]);
+    assert_eq!(world.lab.records().len(), 0, "the record is gone");
+}
+
+/// What the policy would refuse at a start, it refuses later.
+fn a_running_container_gets_no_more_than_its_rule_allows(world: &mut World) {
+    world.lab.policy("[[container]]\ndelegate = [\"maps\"]\n");
+    let state = world.lab.path("runc");
+    let state = state.to_str().expect("a plain path");
+    let bundle = plain(world, "bounded").write();
+    let mut running = world.start(&bundle);
+    let init = Runtime::Runc.init(&world.lab, &bundle.id).to_string();
+    let refused = |arguments: &[&str], words: &str| {
+        let ended = ended(&mut world.lab.command(arguments));
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {ended:?}");
+        assert!(ended.stderr.contains(words), "{arguments:?}: {}", ended.stderr);
+        let mounts = fs::read_to_string(format!("/proc/{init}/mountinfo")).expect("it runs");
+        assert!(!mounts.contains("delegate_"), "{arguments:?}: {mounts}");
+    };
+    refused(&create(state, &bundle.id, &["--delegate", "sockets"]), "delegate");
+    // Its pid is the container, whatever root names.
+    refused(&["token", "create", "--state", state, "--pid", &init, "--delegate", "sockets"], "delegate");
+    refused(&create(state, "no-such-container", &["--delegate", "maps"]), "no container has an id");
+    // A process of the host has no namespaces of its own.
+    let me = std::process::id().to_string();
+    refused(&["token", "create", "--pid", &me, "--delegate", "maps"], "mount namespace");
+    running.say("go\n");
+    running.say("go\n");
+    running.finish();
+    world.lab.ours(&["gc"]);
+    // Without a user namespace there is no token.
+    let bundle = plain(world, "without").without_userns().write();
+    let mut running = world.start(&bundle);
+    let ended = ended(&mut world.lab.command(&create(state, &bundle.id, &["--delegate", "maps"])));
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("user namespace"), "{}", ended.stderr);
+    running.say("go\n");
+    running.say("go\n");
+    running.finish();
+}
+
+#[test]
+fn a_command_runs_with_a_token() {
+    crate::check(|world| {
+        let create = ["token", "create", "--delegate", "maps", "--exec", "--"];
+        // The command is a static binary that any user may execute.
+        let binary = world.lab.path("command");
+        fs::copy(crate::support::lab::BINARY, &binary).expect("our binary is there");
+        let probe = [&create[..], &[binary.to_str().expect("a plain path"), "token", "probe", "-o", "json"]].concat();
+        let ended = ended(&mut world.lab.command(&probe));
+        // Programs are not delegated.
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        let probed: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
+        let outcome = |stage: &str| {
+            let steps = probed["steps"].as_array().into_iter().flatten();
+            steps.into_iter().find(|step| step["stage"] == stage).map(|step| step["outcome"].clone())
+        };
+        assert_eq!(outcome("create-map"), Some("done".into()), "{probed:#}");
+        assert_eq!(outcome("load-socket-filter"), Some("failed".into()), "{probed:#}");
+        assert_eq!(world.lab.records().len(), 0, "released with the command");
+        // What it leaves in its namespace ends, and its exit status is ours.
+        let script = "sleep 300 & echo left $!; exit 7";
+        let ended = crate::support::process::ended(&mut world.lab.command(&[&create[..], &["sh", "-c", script]].concat()));
+        assert_eq!(ended.status.code(), Some(7), "{ended:?}");
+        let left = ended.stdout.trim().trim_start_matches("left ").to_owned();
+        assert!(
+            !Path::new(&format!("/proc/{left}/ns")).exists() || fs::read_link(format!("/proc/{left}/ns/user")).is_err(),
+            "{left}"
+        );
+        assert_eq!(world.lab.records().len(), 0);
+    });
+}

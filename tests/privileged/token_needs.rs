@@ -1,0 +1,88 @@
+//! `token explain --object`: what it prints is sufficient for libbpf, and without any of the names, nothing loads.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use bpfman_hook::kernel::{Feature, Kernel, LinuxKernel, Support, object_use};
+use bpfman_hook::model::delegation::{Category, Delegation, ObjectLoader, TokenNeeds};
+use bpfman_hook::sys::bpffs::{self, BpffsSpec};
+
+use crate::bpftool::TokenBpftool;
+use crate::container::Container;
+
+/// Objects that this kernel loads, each for something else: data sections, no maps, an attach type that libbpf sends, one
+/// that it does not, callbacks, a map of maps, tracepoints, and cgroup types together.
+const OBJECTS: [&str; 8] = ["counter", "tcx", "connect4", "one_xdp", "subprogs", "maps", "trace", "sock"];
+
+/// Whether bpftool loads all programs of an object with a delegation and some capabilities.
+fn loads(container: &Container, bpftool: &TokenBpftool, object: &Path, delegation: Delegation, capabilities: &[&str]) -> bool {
+    let (user_ns, mount_ns, root) = (container.namespace("user"), container.namespace("mnt"), container.open_root());
+    let target = Path::new("/sys/fs/bpf");
+    let spec = BpffsSpec {
+        user_ns: user_ns.as_fd(),
+        mount_ns: mount_ns.as_fd(),
+        root: root.as_fd(),
+        target,
+        delegation,
+        maps: &[],
+        owner: (0, 0),
+    };
+    // Each one covers the one before.
+    bpffs::mount(&spec, Instant::now() + Duration::from_secs(10)).unwrap();
+    let path = container.root.join("sys/fs/bpf");
+    let mut bounding = "-all".to_owned();
+    for capability in capabilities {
+        bounding.push_str(&format!(",+{}", capability.trim_start_matches("CAP_").to_lowercase()));
+    }
+    let output = Command::new("nsenter")
+        .args(["-t", &container.pid().to_string(), "-U", "-m", "-n", "-S", "0", "-G", "0", "setpriv", "--inh-caps=-all"])
+        .arg(format!("--bounding-set={bounding}"))
+        .args(["env", &format!("LIBBPF_BPF_TOKEN_PATH={}", path.display())])
+        .args(&bpftool.words)
+        .args(["prog", "loadall"])
+        .arg(object)
+        .arg(path.join("loaded"))
+        .output()
+        .expect("nsenter of util-linux starts");
+    output.status.success()
+}
+
+#[test]
+fn the_printed_delegation_is_the_smallest() {
+    if LinuxKernel.probe(Feature::Token) != Support::Yes {
+        println!("skipped: no BPF tokens before Linux 6.9");
+        return;
+    }
+    let bpftool = match TokenBpftool::get() {
+        Ok(bpftool) => bpftool,
+        Err(why) => {
+            println!("skipped: {why}");
+            return;
+        }
+    };
+    for name in OBJECTS {
+        let container = Container::start("");
+        let object = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bpf/{name}.bpf.o"));
+        let used = object_use(&std::fs::read(&object).unwrap()).unwrap();
+        let needs = TokenNeeds::of(&[used], ObjectLoader::Libbpf);
+        let capabilities: Vec<&str> = needs.capabilities.iter().map(|needed| needed.name).collect();
+        let tried = |delegation, capabilities: &[&str]| loads(&container, &bpftool, &object, delegation, capabilities);
+        assert!(tried(needs.delegation, &capabilities), "{name}: {} is not sufficient", needs.delegation);
+        for category in Category::ALL {
+            for bit in (0..64).filter(|bit| needs.delegation.mask(category) & 1 << bit != 0) {
+                let mut less = needs.delegation;
+                *less.mask_mut(category) &= !(1 << bit);
+                if less.is_empty() {
+                    continue;
+                }
+                assert!(!tried(less, &capabilities), "{name}: {} {:?} is not needed", category.word(), category.name(bit));
+            }
+        }
+        for needed in &needs.capabilities {
+            let less: Vec<&str> = capabilities.iter().copied().filter(|name| *name != needed.name).collect();
+            assert!(!tried(needs.delegation, &less), "{name}: {} is not needed", needed.name);
+        }
+    }
+}
