@@ -15,19 +15,14 @@ import bench
 
 
 def functions(binary):
-    """Names of the functions by address."""
-    words = ["nm", "--defined-only", "--format=posix", str(binary)]
+    """Names of the functions by address, those of the C libraries too."""
+    words = ["readelf", "--symbols", "--wide", str(binary)]
     found = {}
     for line in subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines():
-        name, kind, address, *_ = line.split()
-        if kind in "tTW" and int(address, 16):
-            found.setdefault(int(address, 16), name)
+        fields = line.split()
+        if len(fields) == 8 and fields[3] == "FUNC" and fields[2] != "0" and fields[6] != "UND":
+            found.setdefault(int(fields[1], 16), fields[7])
     return found
-
-
-def is_ours(name):
-    """Rust's functions: the C library's and aws-lc's have sections and breakpoints of their own kind."""
-    return name.startswith(("_ZN", "_R"))
 
 
 def main():
@@ -35,7 +30,7 @@ def main():
     parser.add_argument("--binary", type=Path, required=True, help="a bpfman-hook of the profile dist, with symbols")
     parser.add_argument("--floors", type=Path, required=True, help="the directory of container and touched")
     options = parser.parse_args()
-    names = {address: name for address, name in functions(options.binary).items() if is_ours(name)}
+    names = functions(options.binary)
     if not names:
         sys.exit(f"{options.binary} has no symbols")
     place = bench.Place(options.binary.resolve(), options.floors.resolve(), "counter", "count")
