@@ -9,6 +9,7 @@
 //! ```text
 //! here                                            inside
 //! fork                                            enter both namespaces, become container root, fsopen
+//!                    <- inside (where the kernel has no statmount(2))
 //! check the mounts on the path to the target
 //!                    go on ->
 //!                                                 find the target
@@ -63,9 +64,6 @@ const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
 
 /// The source of our bpffs in the container's mount table, by which a second run for the same container recognizes it.
 const SOURCE: &str = "bpfman-hook";
-
-/// STATX_MNT_ID_UNIQUE: an id that is not used again, for statmount(2).
-const UNIQUE_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 /// A map that appears as a file in the bpffs.
 #[derive(Debug, Clone, Copy)]
@@ -127,18 +125,13 @@ pub fn mount(spec: &BpffsSpec<'_>, deadline: Instant) -> Result<Mounted, SysErro
         .map(|file| Ok((file.map.as_raw_fd(), CString::new(file.name).map_err(|_| bad_name(file.name))?)))
         .collect::<Result<Vec<_>, SysError>>()?;
     let mounts = NamespaceMounts::of(spec.mount_ns);
-    let job = Job::new(spec, enter_user, names, maps, ids(mounts))?;
+    let job = Job::new(spec, enter_user, names, maps, mounts.is_none())?;
     let mut child = BpffsChild::start(&job)?;
     match converse(spec, &target, mounts, &mut child, deadline).and_then(|mounted| child.keep().map(|()| mounted)) {
         Ok(mounted) => Ok(mounted),
         Err(error) if child.undo() => Err(error),
         Err(error) => Err(BpffsError::LeftBehind { target, source: Box::new(error) }.into()),
     }
-}
-
-/// Which id of a mount statx(2) is to return.
-fn ids(mounts: Option<NamespaceMounts>) -> StatxFlags {
-    if mounts.is_some() { UNIQUE_ID } else { StatxFlags::MNT_ID }
 }
 
 /// The exchange from the child's first to its last report.
@@ -149,8 +142,21 @@ fn converse(
     child: &mut BpffsChild,
     deadline: Instant,
 ) -> Result<Mounted, SysError> {
-    let (root, _) = inside::mount_of(spec.root, ids(mounts)).map_err(SysError::io("stat", "the container's root"))?;
-    let table = mounts.map_or_else(|| child.mountinfo().map(MountTable::Text), |mounts| Ok(MountTable::Kernel(mounts)))?;
+    let ids = inside::mount_ids(mounts.is_some());
+    let (root, _) = inside::mount_of(spec.root, ids).map_err(SysError::io("stat", "the container's root"))?;
+    if mounts.is_none() {
+        // The mount table is the child's, so it has to be in the container's namespace.
+        match child.report(deadline)?.0 {
+            ChildReport::Inside => {}
+            ChildReport::Failed(failed) => return Err(inner_error(spec, target, failed)),
+            ChildReport::Opened(_) | ChildReport::Done => return Err(unexpected("a report of the bpffs process")),
+        }
+    }
+    let read = |child: &BpffsChild| match mounts {
+        Some(mounts) => Ok(MountTable::Kernel(mounts)),
+        None => child.mountinfo().map(MountTable::Text),
+    };
+    let table = read(child)?;
     place::check_way(target, root, &table)?;
     // If the child is gone, its last report says why.
     let _ = child.consent();
@@ -158,19 +164,18 @@ fn converse(
     let opened = match report {
         ChildReport::Opened(opened) => opened,
         ChildReport::Failed(failed) => return Err(inner_error(spec, target, failed)),
-        ChildReport::Done => return Err(unexpected("a report of the bpffs process")),
+        ChildReport::Inside | ChildReport::Done => return Err(unexpected("a report of the bpffs process")),
     };
     let context = context.ok_or_else(|| unexpected("the file system context"))?;
     let below = place::decide(target, root, &opened, &table, || read_text("/proc/self/mountinfo"))?;
-    let (mount, id, device) = create(spec, context, ids(mounts))?;
+    let (mount, id, device) = create(spec, context, ids)?;
     child.hand_over(mount).map_err(SysError::io("send the mount to", "the bpffs process"))?;
     let token = match child.report(deadline)? {
         (ChildReport::Done, token) => token,
         (ChildReport::Failed(failed), _) => return Err(inner_error(spec, target, failed)),
-        (ChildReport::Opened(_), _) => return Err(unexpected("a report of the bpffs process")),
+        (ChildReport::Inside | ChildReport::Opened(_), _) => return Err(unexpected("a report of the bpffs process")),
     };
-    let table = mounts.map_or_else(|| child.mountinfo().map(MountTable::Text), |mounts| Ok(MountTable::Kernel(mounts)))?;
-    let ours = on_top(&table, id, below)?.ok_or_else(|| BpffsError::Covered { target: target.to_owned() })?;
+    let ours = on_top(&read(child)?, id, below)?.ok_or_else(|| BpffsError::Covered { target: target.to_owned() })?;
     check(&spec.delegation, target, token, || place::find(&child.mountinfo()?, ours.id.into()))?;
     Ok(Mounted { mount_id: ours.id, device })
 }

@@ -40,7 +40,9 @@ pub(super) struct Job<'a> {
     maps: Vec<(RawFd, CString)>,
     owner: (Uid, Gid),
     mint: bool,
-    /// Which id of a mount statx(2) is to return: that of mountinfo, or the one that is never used again.
+    /// True if the parent reads this process's mountinfo, so that it waits until the process is inside.
+    announce: bool,
+    /// Which id of a mount statx(2) is to return.
     ids: StatxFlags,
     /// The allowed system calls, as a seccomp filter.
     calls: BpfProgram,
@@ -54,7 +56,7 @@ impl<'a> Job<'a> {
         user_ns: Option<BorrowedFd<'a>>,
         names: Vec<CString>,
         maps: Vec<(RawFd, CString)>,
-        ids: StatxFlags,
+        announce: bool,
     ) -> Result<Self, SysError> {
         let mut prefixes = Vec::with_capacity(names.len());
         let mut path = Vec::new();
@@ -81,7 +83,8 @@ impl<'a> Job<'a> {
             maps,
             owner: (Uid::from_raw(spec.owner.0), Gid::from_raw(spec.owner.1)),
             mint: !spec.delegation.is_empty(),
-            ids,
+            announce,
+            ids: mount_ids(!announce),
             calls: filter::program()?,
             keep,
         })
@@ -141,6 +144,9 @@ fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Ca
     become_root().map_err(at(BpffsStep::BecomeRoot))?;
 
     let context = fsopen(c"bpf", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at(BpffsStep::OpenFs))?;
+    if job.announce {
+        send_raw(socket, &ChildReport::Inside.encode(), &[]).map_err(at(BpffsStep::Send))?;
+    }
     // A lookup across a file system that a process serves can block forever on that process, and signals do not
     // interrupt it. So the parent checks the mounts first.
     if !wait_for_keep(socket) {
@@ -259,6 +265,12 @@ fn find(job: &Job<'_>, root: BorrowedFd<'_>) -> Result<(OwnedFd, usize), Errno> 
 fn open_in(root: BorrowedFd<'_>, path: Option<&CString>, how: OFlags) -> Result<OwnedFd, Errno> {
     let path: &CStr = path.map_or(c".", |path| path.as_c_str());
     openat2(root, path, how | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), RESOLVE)
+}
+
+/// Which id of a mount statx(2) is to return: that of mountinfo, or STATX_MNT_ID_UNIQUE, which is not used again and
+/// which statmount(2) takes.
+pub(super) const fn mount_ids(unique: bool) -> StatxFlags {
+    if unique { StatxFlags::from_bits_retain(0x4000) } else { StatxFlags::MNT_ID }
 }
 
 /// The id of the mount that a descriptor is on, and whether the descriptor is that mount's root.

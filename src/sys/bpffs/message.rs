@@ -103,6 +103,8 @@ pub(super) struct OpenedTarget {
 /// A message from the child. The fs context comes with `OpenedTarget`, the minted token with `Done`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChildReport {
+    /// The child is in the namespaces, and has not followed the target's path yet.
+    Inside,
     Opened(OpenedTarget),
     Done,
     Failed(CallFailure),
@@ -132,6 +134,7 @@ impl ChildReport {
         let (tag, flag, byte, small, a) = match self {
             Self::Opened(o) => (1, u8::from(o.at_mount_root), o.missing, 0, o.mount_id),
             Self::Done => (2, 0, 0, 0, 0),
+            Self::Inside => (4, 0, 0, 0, 0),
             Self::Failed(f) => (3, u8::from(f.left), f.step as u8, f.errno, u64::from(f.index)),
         };
         let [s0, s1, s2, s3] = small.to_ne_bytes();
@@ -151,6 +154,7 @@ impl ChildReport {
                 let step = *BpffsStep::ALL.get(usize::from(*byte))?;
                 Some(Self::Failed(CallFailure { step, errno: small, index: u32::try_from(a).ok()?, left: flag }))
             }
+            4 => Some(Self::Inside),
             _ => None,
         }
     }
@@ -163,7 +167,7 @@ mod tests {
     #[test]
     fn reports_are_decoded_as_encoded() {
         let opened = OpenedTarget { mount_id: u64::MAX - 7, at_mount_root: true, missing: 3 };
-        let mut reports = vec![ChildReport::Done, ChildReport::Opened(opened)];
+        let mut reports = vec![ChildReport::Inside, ChildReport::Done, ChildReport::Opened(opened)];
         for step in BpffsStep::ALL {
             reports.push(ChildReport::Failed(CallFailure { step, errno: 95, index: 7, left: true }));
             reports.push(ChildReport::Failed(CallFailure { step, errno: 1, index: 0, left: false }));
