@@ -38,10 +38,12 @@ class Place:
         self.object = TESTS / "bpf" / f"{object_name}.bpf.o"
         self.rootfs = self.dir / "rootfs"
         self.pins = self.dir / "pins"
-        for path in [self.root / "etc/bpfman-hook/keys", self.rootfs / "sys", self.rootfs / "run", self.pins]:
+        for path in [self.root / "etc/bpfman-hook/keys", self.root / "run", self.rootfs / "sys", self.rootfs / "run", self.pins]:
             path.mkdir(parents=True)
         for path in [self.rootfs, self.rootfs / "sys", self.rootfs / "run"]:
             os.chown(path, 100000, 100000)
+        # The store is in memory, as below a host's /run.
+        tool("mount", "-t", "tmpfs", "-o", "mode=755", "none", self.root / "run")
         tool("mount", "-t", "bpf", "none", self.pins)
         tool("bpftool", "prog", "load", self.object, self.pins / "attached")
         key, public = self.dir / "bench.key", self.root / "etc/bpfman-hook/keys/bench.pub"
@@ -80,7 +82,7 @@ class Place:
         return path
 
     def remove(self):
-        for mount in [self.root / "run/bpfman-hook/fs", self.pins]:
+        for mount in [self.root / "run/bpfman-hook/fs", self.root / "run", self.pins]:
             subprocess.run(["umount", "-l", mount], stderr=subprocess.DEVNULL, check=False)
         shutil.rmtree(self.dir)
 

@@ -28,12 +28,10 @@ PLAIN, CORE = ("one_xdp", "count"), ("one_xdp_core", "measure")
 
 
 class World:
-    """Our directories in memory, like /run, and a root user without restrictions."""
+    """A network of its own, and a root user without restrictions."""
 
     def __init__(self, place, helper):
         self.place, self.helper = place, helper
-        (place.root / "run").mkdir(exist_ok=True)
-        bench.tool("mount", "-t", "tmpfs", "-o", "mode=755", "none", place.root / "run")
         bench.tool("ip", "link", "set", "lo", "up")
 
     def object(self, case):
@@ -71,8 +69,6 @@ class World:
 
     def remove(self):
         # Only the pins hold the programs.
-        for mount in ["run/bpfman-hook/fs", "run"]:
-            subprocess.run(["umount", "-l", self.place.root / mount], stderr=subprocess.DEVNULL, check=False)
         self.place.remove()
 
 
