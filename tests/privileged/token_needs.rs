@@ -17,7 +17,9 @@ use crate::container::Container;
 const OBJECTS: [&str; 8] = ["counter", "tcx", "connect4", "one_xdp", "subprogs", "maps", "trace", "sock"];
 
 /// Whether bpftool loads all programs of an object with a delegation and some capabilities.
-fn loads(container: &Container, bpftool: &TokenBpftool, object: &Path, delegation: Delegation, capabilities: &[&str]) -> bool {
+fn loads(bpftool: &TokenBpftool, object: &Path, delegation: Delegation, capabilities: &[&str]) -> bool {
+    // One that had a bpffs before would be taken for an interrupted start.
+    let container = Container::start("");
     let (user_ns, mount_ns, root) = (container.namespace("user"), container.namespace("mnt"), container.open_root());
     let target = Path::new("/sys/fs/bpf");
     let spec = BpffsSpec {
@@ -29,7 +31,6 @@ fn loads(container: &Container, bpftool: &TokenBpftool, object: &Path, delegatio
         maps: &[],
         owner: (0, 0),
     };
-    // Each one covers the one before.
     bpffs::mount(&spec, Instant::now() + Duration::from_secs(10)).unwrap();
     let path = container.root.join("sys/fs/bpf");
     let mut bounding = "-all".to_owned();
@@ -63,12 +64,11 @@ fn the_printed_delegation_is_the_smallest() {
         }
     };
     for name in OBJECTS {
-        let container = Container::start("");
         let object = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bpf/{name}.bpf.o"));
         let used = object_use(&std::fs::read(&object).unwrap()).unwrap();
         let needs = TokenNeeds::of(&[used], ObjectLoader::Libbpf);
         let capabilities: Vec<&str> = needs.capabilities.iter().map(|needed| needed.name).collect();
-        let tried = |delegation, capabilities: &[&str]| loads(&container, &bpftool, &object, delegation, capabilities);
+        let tried = |delegation, capabilities: &[&str]| loads(&bpftool, &object, delegation, capabilities);
         assert!(tried(needs.delegation, &capabilities), "{name}: {} is not sufficient", needs.delegation);
         for category in Category::ALL {
             for bit in (0..64).filter(|bit| needs.delegation.mask(category) & 1 << bit != 0) {
