@@ -101,7 +101,8 @@ fn a_container_is_explained(world: &mut World) {
     // The capability of the workload's own process decides.
     let bundle = Bundle::new(&world.lab, "incapable").ask("delegate", "maps");
     let bundle = bundle.script("echo ready; read go").edit(|config| {
-        // It loses what is not ambient when it executes its first program.
+        // It loses its capabilities when it executes its first program.
+        config["process"]["capabilities"]["ambient"] = serde_json::json!([]);
         config["process"]["user"] = serde_json::json!({ "uid": 1000, "gid": 1000 });
     });
     let bundle = bundle.write();
