@@ -143,7 +143,7 @@ fn converse(
     deadline: Instant,
 ) -> Result<Mounted, SysError> {
     let ids = inside::mount_ids(mounts.is_some());
-    let (root, _) = inside::mount_of(spec.root, ids).map_err(SysError::io("stat", "the container's root"))?;
+    let (root, whole) = inside::mount_of(spec.root, ids).map_err(SysError::io("stat", "the container's root"))?;
     if mounts.is_none() {
         // The mount table is the child's, so it has to be in the container's namespace.
         match child.report(deadline)?.0 {
@@ -157,7 +157,7 @@ fn converse(
         None => child.mountinfo().map(MountTable::Text),
     };
     let table = read(child)?;
-    place::check_way(target, root, &table)?;
+    place::check_way(target, (root, whole), &table)?;
     // If the child is gone, its last report says why.
     let _ = child.consent();
     let (report, context) = child.report(deadline)?;

@@ -39,28 +39,35 @@ impl MountTable {
 /// that a process, a network server or a device serves, a lookup can block forever, and a process blocked in it cannot
 /// be killed.
 ///
-/// `root_mount_id` is the mount that the container's root directory is on. A mount beneath that mount, at a point whose path ends like the target or one of its ancestors, may be on the path.
-pub(super) fn check_way(target: &str, root_mount_id: u64, theirs: &MountTable) -> Result<(), SysError> {
+/// `root` is the mount that the container's root directory is on, and whether that is its root. A mount beneath it, at a
+/// point whose path ends like the target or one of its ancestors, may be on the path. If the root directory is that of
+/// the mount, its point tells exactly; /proc/sys of a running container only ends like /sys.
+pub(super) fn check_way(target: &str, (root_mount_id, whole): (u64, bool), theirs: &MountTable) -> Result<(), SysError> {
     let prefixes: Vec<&str> = target.match_indices('/').skip(1).map(|(at, _)| &target[..at]).chain([target]).collect();
     let serves = |mount: &MountPoint| {
         let point = mount.point.as_os_str().as_bytes();
         prefixes.iter().any(|prefix| point.ends_with(prefix.as_bytes())) && !KINDS.contains(&mount.kind.as_str())
     };
-    let theirs = match theirs {
+    let refuse = |mount: &MountPoint| {
+        let root = if whole { theirs.find(root_mount_id)? } else { None };
+        let on_path = |root: MountPoint| prefixes.iter().any(|prefix| mount.point == root.point.join(&prefix[1..]));
+        if root.is_none_or(on_path) { Err(outside(target, mount)) } else { Ok(()) }
+    };
+    let text = match theirs {
         MountTable::Text(text) => text,
         MountTable::Kernel(mounts) => {
-            return mounts.beneath(root_mount_id, |mount| if serves(&mount) { Err(outside(target, &mount)) } else { Ok(()) });
+            return mounts.beneath(root_mount_id, |mount| if serves(&mount) { refuse(&mount) } else { Ok(()) });
         }
     };
-    for line in theirs.lines() {
+    for line in text.lines() {
         let point = line.split(' ').nth(4).unwrap_or_default();
         // The kernel escapes blanks and similar characters with a backslash and digits: such a line must be parsed.
         if !point.contains('\\') && !prefixes.iter().any(|prefix| point.ends_with(prefix)) {
             continue;
         }
         let Some(mount) = parse_mountinfo(line)?.into_iter().next() else { continue };
-        if serves(&mount) && u64::from(mount.id) != root_mount_id && is_beneath(theirs, &mount, root_mount_id) {
-            return Err(outside(target, &mount));
+        if serves(&mount) && u64::from(mount.id) != root_mount_id && is_beneath(text, &mount, root_mount_id) {
+            refuse(&mount)?;
         }
     }
     Ok(())
@@ -212,10 +219,15 @@ mod tests {
     #[test]
     fn file_systems_served_by_others_are_refused_before_the_path_is_followed() {
         let table = |text: &str| MountTable::Text(text.to_owned());
-        let way = |target: &str| match check_way(target, 90, &table(CONTAINER)) {
-            Ok(()) => "fine".to_owned(),
-            Err(SysError::Bpffs(BpffsError::TargetHostMount { mount, .. })) => mount,
-            Err(other) => other.to_string(),
+        // The container's root is a mount of its own, whether that is known or not.
+        let way = |target: &str| {
+            let said = [true, false].map(|whole| match check_way(target, (90, whole), &table(CONTAINER)) {
+                Ok(()) => "fine".to_owned(),
+                Err(SysError::Bpffs(BpffsError::TargetHostMount { mount, .. })) => mount,
+                Err(other) => other.to_string(),
+            });
+            assert_eq!(said[0], said[1], "{target}");
+            said[0].clone()
         };
         for target in ["/sys/fs/bpf", "/run/x", "/mnt/run/x", "/mnt/shared", "/mnt", "/mnt/nf", "/mnt/nfsd/x", "/home/x"] {
             assert_eq!(way(target), "fine", "{target}");
@@ -231,9 +243,19 @@ mod tests {
         }
         // The container's own root may be served by a process: the runtime has already accessed it.
         let root = CONTAINER.replace("rootfs rw - ext4", "rootfs rw - fuse.fuse-overlayfs");
-        assert!(check_way("/run/x", 90, &table(&root)).is_ok());
+        assert!(check_way("/run/x", (90, true), &table(&root)).is_ok());
         // A mount of the host that cannot be reached from the container's root.
-        assert!(check_way("/share/x", 90, &table(CONTAINER)).is_ok());
+        assert!(check_way("/share/x", (90, true), &table(CONTAINER)).is_ok());
+    }
+
+    #[test]
+    fn mounts_of_a_running_container_are_compared_exactly() {
+        let text = "1 0 0:1 / / rw - overlay overlay rw\n2 1 0:2 / /proc rw - proc proc rw\n\
+                    3 2 0:2 /sys /proc/sys ro - proc proc rw\n4 1 0:3 / /sys ro - sysfs sysfs rw\n";
+        let table = MountTable::Text(text.to_owned());
+        assert!(check_way("/sys/fs/bpf", (1, true), &table).is_ok());
+        assert!(check_way("/proc/sys/x", (1, true), &table).is_err());
+        assert!(check_way("/sys/fs/bpf", (1, false), &table).is_err(), "the root may be /proc");
     }
 
     #[test]
