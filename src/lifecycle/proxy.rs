@@ -3,7 +3,7 @@
 //! The hook decides with facts that only it has: labels that the NRI plugin passes, podman's names, the origin of
 //! namespaces. As with a token, what was granted holds until the container ends.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use crate::lifecycle::host::HostError;
 use crate::model::ids::{ContainerId, OwnerNo, ProcessIdentity};
@@ -15,9 +15,6 @@ use crate::model::record::{ContainerOwner, Owner, OwnerRecord, Phase};
 use crate::paths::Paths;
 use crate::store::{Store, StoreError};
 use crate::sys::{SysError, clock, pid};
-
-/// How long to wait for other writers of the store.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The sockets at which seccomp listeners are taken.
 pub fn sockets(paths: &Paths) -> ProxySockets {
@@ -101,8 +98,8 @@ pub fn record(
     exists: impl Fn(&HeldObject) -> bool,
 ) -> Result<Option<Vec<HeldObject>>, ProxyGrantError> {
     let Some(mut store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(None) };
-    // A call of the container could be waiting.
-    store.set_patience(PATIENCE);
+    // A call of the container could be waiting. The store waits for a second at least.
+    store.give_up_by(Instant::now());
     let of_container = |record: Option<OwnerRecord>| {
         record.filter(|record| record.phase == Phase::Ready && record.owner.init() == Some(container.init))
     };
