@@ -16,6 +16,7 @@ pub mod model;
 pub mod nri;
 pub mod output;
 pub mod paths;
+pub mod proxy;
 pub mod setup;
 pub mod store;
 pub mod sys;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use bpfman_hook::cli::proxy::ProxyCommand;
 use bpfman_hook::cli::service::SystemCommand;
 use bpfman_hook::cli::{self, Command, HookStage, PolicyCommand, TokenCommand};
 use bpfman_hook::commands::image as image_commands;
@@ -19,7 +20,7 @@ use bpfman_hook::setup::install;
 use bpfman_hook::sys::child::{self, Role};
 use bpfman_hook::sys::token::matrix;
 use bpfman_hook::sys::{environment, export};
-use bpfman_hook::{doctor, grpc, metrics, nri};
+use bpfman_hook::{doctor, grpc, metrics, nri, proxy};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -83,6 +84,9 @@ fn run(command: Command, root: Option<&Path>, paths: &Paths) -> Result<ExitCode,
         Command::Token(TokenCommand::Create(args)) => token::create(&paths, &args),
         Command::Token(TokenCommand::Explain(args)) => token::explain(paths, &args),
         Command::Token(TokenCommand::Probe(args)) => token::probe(&args),
+        Command::Proxy(ProxyCommand::Serve) => proxy::serve(paths),
+        Command::Proxy(ProxyCommand::Profile(args)) => proxy::print_profile(paths, &args),
+        Command::Proxy(ProxyCommand::OwnSocket { path }) => proxy::serve_own_socket(&path),
         Command::Policy(PolicyCommand::Check(args)) => policy::run_check(paths, &args),
         Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(paths, &args),
         Command::Doctor(args) => doctor::run(paths, &args, &LinuxKernel),

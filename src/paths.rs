@@ -54,6 +54,16 @@ impl Paths {
         self.run.join("token-reach.json")
     }
 
+    /// The socket of systemd at which the proxy of bpf(2) takes seccomp listeners.
+    pub fn proxy_socket(&self) -> PathBuf {
+        self.run.join("proxy.sock")
+    }
+
+    /// Sockets that take the listeners of one container each: 0700.
+    pub fn proxy_directory(&self) -> PathBuf {
+        self.run.join("proxy")
+    }
+
     /// The policy file that is read last.
     pub fn policy_file(&self) -> PathBuf {
         self.etc.join("policy.toml")

@@ -14,6 +14,7 @@ use bpfman_hook::setup::hook_files;
 use bpfman_hook::setup::hook_files::{Engines, Invocation};
 use bpfman_hook::setup::units::gc;
 use bpfman_hook::setup::units::nri;
+use bpfman_hook::setup::units::proxy;
 use bpfman_hook::setup::units::service;
 
 fn root() -> &'static Path {
@@ -139,9 +140,10 @@ fn allowed(layer: &str) -> Option<Vec<&'static str>> {
         "image" | "kernel" | "store" => vec!["sys", "model", "paths"],
         "lifecycle" => vec!["image", "kernel", "store", "sys", "model", "paths"],
         "output" => entry(&[]),
-        "hooks" => entry(&["output"]),
+        "hooks" => entry(&["output", "proxy"]),
         "commands" => entry(&["hooks", "output"]),
-        "setup" => entry(&["commands", "hooks", "output"]),
+        "setup" => entry(&["commands", "hooks", "output", "proxy"]),
+        "proxy" => entry(&["output"]),
         "nri" => entry(&["setup", "hooks", "output"]),
         "doctor" => entry(&["nri", "setup", "commands", "output"]),
         "grpc" => entry(&["commands", "output"]),
@@ -327,7 +329,7 @@ fn paths(code: &str) -> Vec<String> {
 }
 
 /// The folders in which files must not use each other in a cycle.
-const ACYCLIC: [&str; 14] = [
+const ACYCLIC: [&str; 15] = [
     "commands",
     "doctor",
     "grpc",
@@ -339,6 +341,7 @@ const ACYCLIC: [&str; 14] = [
     "model",
     "nri",
     "output",
+    "proxy",
     "setup",
     "store",
     "sys",
@@ -453,6 +456,8 @@ fn shipped() -> Vec<(PathBuf, String)> {
         (service::SERVICE_UNIT, service::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
         (service::SOCKET_UNIT, service::socket_unit(false)),
         (nri::UNIT, nri::text(Path::new("/usr/local/bin/bpfman-hook"), true)),
+        (proxy::SERVICE_UNIT, proxy::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
+        (proxy::SOCKET_UNIT, proxy::socket_unit().to_owned()),
         (gc::SERVICE_UNIT, gc::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
         (gc::TIMER_UNIT, gc::timer_unit().to_owned()),
     ]

@@ -34,6 +34,7 @@ use bpfman_hook::model::metrics_table::Remedy;
 use bpfman_hook::model::missed::Missed;
 use bpfman_hook::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use bpfman_hook::model::policy::{ContainerFacts, Engine, OnMissed, Policy, PolicyId};
+use bpfman_hook::model::proxy::profile::ProxySockets;
 use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
 use bpfman_hook::model::registries::RegistryConfig;
 use bpfman_hook::model::state::OciState;
@@ -198,6 +199,7 @@ fn create(world: &World, host: &FakeHost<'_>, container: &Container, policy: &Lo
         registries: &RegistryConfig::default(),
         fetch_until,
         token_reach: &world.fs.join("token-reach.json"),
+        proxy_sockets: &ProxySockets { shared: world.fs.join("proxy.sock"), directory: world.fs.join("proxy") },
     };
     lifecycle.acquire(&OneImage, start)
 }

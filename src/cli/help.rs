@@ -12,7 +12,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("See what runs, and why not", &["list", "get", "inspect", "events", "metrics", "doctor"]),
     ("Prepare images, policy and tokens", &["pull", "image", "policy", "token"]),
     ("Install and maintain", &["install", "uninstall", "gc", "version", "completions", "man"]),
-    ("Run by runtimes, systemd and Kubernetes", &["hook", "nri", "system"]),
+    ("Run by runtimes, systemd and Kubernetes", &["hook", "nri", "proxy", "system"]),
 ];
 
 /// Gives the whole program's command a help with groups of commands.

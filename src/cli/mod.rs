@@ -6,6 +6,7 @@
 
 pub mod image;
 pub mod nri;
+pub mod proxy;
 pub mod service;
 pub mod watch;
 
@@ -80,6 +81,9 @@ pub enum Command {
     /// Create, explain or test BPF delegation
     #[command(subcommand)]
     Token(TokenCommand),
+    /// The proxy of bpf(2), for containers that load programs themselves
+    #[command(subcommand)]
+    Proxy(proxy::ProxyCommand),
     /// Check policy files, or show what they would allow
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -494,6 +498,9 @@ pub struct InstallTargets {
     /// gRPC service.
     #[command(flatten)]
     pub service: service::ServiceTarget,
+    /// Proxy.
+    #[command(flatten)]
+    pub proxy: proxy::ProxyTarget,
     /// NRI plugin.
     #[command(flatten)]
     pub nri: nri::NriTarget,
@@ -539,6 +546,7 @@ impl InstallTargets {
             crio: false,
             containerd: ContainerdTargets::default(),
             service: service::ServiceTarget::default(),
+            proxy: proxy::ProxyTarget::default(),
             nri: nri::NriTarget::default(),
             metrics: watch::MetricsTarget::default(),
             no_timer: false,
@@ -554,7 +562,7 @@ impl InstallTargets {
 
     /// True if a target is named that needs no hook files.
     pub fn names_more(&self) -> bool {
-        self.containerd.containerd || self.service.service || self.nri.nri || self.metrics.metrics
+        self.containerd.containerd || self.service.service || self.proxy.proxy || self.nri.nri || self.metrics.metrics
     }
 }
 

@@ -289,6 +289,11 @@ fn tree<'a>(view: &OwnerView, pods: impl Iterator<Item = &'a OwnerView<'a>>, det
         let kind = if bpffs.delegates.is_empty() { "private" } else { "delegated" };
         branches.push((format!("bpffs {} ({kind})", printable(&bpffs.path)), delegates.chain(shown).collect()));
     }
+    if let Some(proxy) = &view.proxy {
+        let objects = proxy.objects.iter().filter(|_| detail == Detail::Whole).map(|object| printable(&object.line()));
+        let branch = format!("proxy of bpf(2) ({} scope): {} loaded by the workload", word(&proxy.scope), proxy.objects.len());
+        branches.push((branch, objects.collect()));
+    }
     let last = branches.len();
     for (n, (branch, leaves)) in branches.iter().enumerate() {
         let (elbow, trunk) = if n + 1 == last { ("└─", "  ") } else { ("├─", "│ ") };

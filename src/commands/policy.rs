@@ -54,6 +54,9 @@ pub struct CheckedContainerRule {
     pub host_scope: bool,
     /// The most that it delegates.
     pub delegates: String,
+    /// The most that it allows through the proxy of bpf(2); absent if nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
 }
 
 /// Checks a draft, or the installed policy if there is none.
@@ -179,6 +182,7 @@ impl CheckedContainerRule {
             programs: rule.programs.iter().map(|kind| kind.word()).collect(),
             host_scope: rule.host_scope,
             delegates: rule.delegate.to_string(),
+            proxy: (!rule.proxy.is_empty()).then(|| rule.proxy.delegation.to_string()),
         }
     }
 }
@@ -197,7 +201,8 @@ impl fmt::Display for CheckReport {
         for rule in &self.containers {
             let programs = if rule.programs.is_empty() { "no programs".to_owned() } else { rule.programs.join(" ") };
             let scope = if rule.host_scope { ", host scope" } else { "" };
-            writeln!(f, "container   {}: {}: {programs}{scope}; delegates {}", rule.rule, rule.matches, rule.delegates)?;
+            let proxy = rule.proxy.as_ref().map_or_else(String::new, |proxy| format!("; by proxy {proxy}"));
+            writeln!(f, "container   {}: {}: {programs}{scope}; delegates {}{proxy}", rule.rule, rule.matches, rule.delegates)?;
         }
         let ContainerLimits { programs, links, map_memory } = self.limits;
         writeln!(f, "limits      {programs} programs, {links} links, {map_memory} bytes of maps")?;

@@ -11,7 +11,7 @@ use crate::kernel::LinuxKernel;
 use crate::lifecycle::acquire::{Acquired, Start};
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
-use crate::lifecycle::{Lifecycle, podman_names, registries_file};
+use crate::lifecycle::{Lifecycle, podman_names, proxy, registries_file};
 use crate::model::annotations::Request;
 use crate::model::container::{Container, PodCheck, asks};
 use crate::model::metrics_table;
@@ -121,6 +121,7 @@ fn start(
         registries: &registries,
         fetch_until,
         token_reach: &paths.token_reach(),
+        proxy_sockets: &proxy::sockets(paths),
     };
     let acquired = lifecycle.acquire(&images, start)?;
     for warning in request.without_effect() {

@@ -2,12 +2,14 @@
 //! uses what the hook prints instead.
 //!
 //! The hook adds capabilities and seccomp rules that the policy grants (`grant = true`) and the request needs, see
-//! [`crate::model::grant`]. For every container with our annotations, it also adds our poststop hook to the runtime's
+//! [`crate::model::grant`]. If the request says `delegate-via=proxy`, it makes the seccomp profile notify the proxy of
+//! bpf(2), and starts one where systemd has no socket for it. For every container with our annotations, it also adds our poststop hook to the runtime's
 //! hooks, see [`crate::model::runtime_hooks`]. In all other cases, and on any error, it prints its input byte for byte:
 //! podman drops the stderr of this stage, while createRuntime, which runs next, can report the error.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -22,10 +24,12 @@ use crate::model::grant::{Granted, Needs, grant};
 use crate::model::metrics_table;
 use crate::model::metrics_table::{Outcome, Stage};
 use crate::model::policy::{ContainerFacts, Engine};
+use crate::model::proxy::profile;
 use crate::model::runtime_hooks::add_poststop;
 use crate::output::fail;
 use crate::output::report::Report;
 use crate::paths::Paths;
+use crate::proxy::Launcher;
 use crate::sys::{caps, export};
 
 /// podman's configurations have about 20 kB.
@@ -41,16 +45,28 @@ pub fn run(paths: &Paths, engine: Option<Engine>) -> ExitCode {
         Ok(_) => return fail("read the container's configuration from standard input: it is larger than 16 MiB"),
         Err(error) => return fail(&format!("read the container's configuration from standard input: {error}")),
     }
+    let text_of = std::str::from_utf8(&text).ok();
+    // The proxy keeps the capabilities that this process gives up next. It does nothing until it is told its socket.
+    let needs_own = text_of.is_some_and(|text| text.contains(VIA)) && !paths.proxy_socket().exists();
+    let mut launcher = if needs_own { Launcher::start(paths).ok() } else { None };
     // This stage only reads untrusted annotations and files that root owns, which takes no capability.
     let limited = caps::limit_process(&[]).is_ok();
-    let edited = std::str::from_utf8(&text).ok().filter(|_| limited).and_then(|text| {
+    let edited = text_of.filter(|_| limited).and_then(|text| {
         // The hook runs as the same user as podman.
         let user = std::fs::metadata("/proc/self").ok()?.uid();
-        edit(text, engine.unwrap_or(Engine::Podman), user, || policy_files::load(paths).ok())
+        let listener = || match needs_own {
+            true => launcher.take().and_then(Launcher::launch),
+            false => Some(paths.proxy_socket()),
+        };
+        edit(text, engine.unwrap_or(Engine::Podman), user, || policy_files::load(paths).ok(), listener)
     });
+    let report = Report::new(paths);
     if let Some(Edited { granted: Some(granted), .. }) = &edited {
         // Always logged, so that an administrator can find out where a capability comes from.
-        Report::new(paths).note(None, &format!("precreate: the policy grants the container {granted}"));
+        report.note(None, &format!("precreate: the policy grants the container {granted}"));
+    }
+    if let Some(Edited { listener: Some(listener), .. }) = &edited {
+        report.note(None, &format!("precreate: bpf(2) of the container goes to the proxy at {}", listener.display()));
     }
     let printed = edited.as_ref().map_or(text.as_slice(), |edited| edited.spec.as_bytes());
     let mut stdout = io::stdout().lock();
@@ -65,6 +81,9 @@ pub fn run(paths: &Paths, engine: Option<Engine>) -> ExitCode {
     }
 }
 
+/// Part of the key of the annotation that asks for the proxy.
+const VIA: &str = "hook.bpfman.io/delegate-via";
+
 /// A changed configuration.
 #[derive(Debug, PartialEq)]
 struct Edited {
@@ -72,10 +91,18 @@ struct Edited {
     spec: String,
     /// What the policy grants; None if it grants nothing.
     granted: Option<Granted>,
+    /// The proxy that its seccomp profile notifies of bpf(2); None without `delegate-via=proxy`.
+    listener: Option<PathBuf>,
 }
 
 /// The edited configuration; None if it stays unchanged.
-fn edit(text: &str, engine: Engine, runtime_user: u32, policy: impl FnOnce() -> Option<LoadedPolicy>) -> Option<Edited> {
+fn edit(
+    text: &str,
+    engine: Engine,
+    runtime_user: u32,
+    policy: impl FnOnce() -> Option<LoadedPolicy>,
+    proxy: impl FnOnce() -> Option<PathBuf>,
+) -> Option<Edited> {
     let config = ContainerConfig::parse(text).ok()?;
     if config.vm || !asks(config.annotations.keys()) {
         return None;
@@ -86,12 +113,29 @@ fn edit(text: &str, engine: Engine, runtime_user: u32, policy: impl FnOnce() -> 
         let request = Request::parse(&config.annotations, workload.container.as_deref()).ok()??;
         Some((request, facts(&config, engine, &workload, runtime_user)))
     });
-    let granted = match asked {
-        Some((request, facts)) => policy().and_then(|loaded| what_policy_grants(&mut spec, &config, &request, &facts, &loaded)),
-        None => None,
-    };
+    let (mut granted, mut listener) = (None, None);
+    if let Some((request, facts)) = asked
+        && let Some(loaded) = policy()
+    {
+        granted = what_policy_grants(&mut spec, &config, &request, &facts, &loaded);
+        let proxied = admit(&loaded.policy, &facts, &request).is_ok_and(|admission| admission.proxy.is_some());
+        listener = if proxied { notify_proxy(&mut spec, proxy) } else { None };
+    }
     let added = add_poststop(&mut spec);
-    (added || granted.is_some()).then(|| Edited { spec: spec.to_string(), granted })
+    (added || granted.is_some() || listener.is_some()).then(|| Edited { spec: spec.to_string(), granted, listener })
+}
+
+/// Makes the seccomp profile notify the proxy; None if that is not possible, which createRuntime reports.
+fn notify_proxy(spec: &mut Value, proxy: impl FnOnce() -> Option<PathBuf>) -> Option<PathBuf> {
+    let linux = spec.as_object_mut()?.entry("linux").or_insert_with(|| serde_json::json!({})).as_object_mut()?;
+    let seccomp = linux.entry("seccomp").or_insert(Value::Null);
+    let mut profile = if seccomp.is_null() { profile::permissive() } else { seccomp.clone() };
+    // A profile that cannot be edited needs no proxy.
+    profile::edit(&mut profile.clone(), "")?;
+    let listener = proxy()?;
+    profile::edit(&mut profile, listener.to_str()?)?;
+    *seccomp = profile;
+    Some(listener)
 }
 
 /// Adds to the configuration what the policy grants; None if it grants nothing.
@@ -109,8 +153,6 @@ fn what_policy_grants(
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
     use crate::model::config::Capability;
     use crate::model::ids::Digest;
@@ -144,7 +186,7 @@ mod tests {
     }
 
     fn edited(text: &str, policy_text: &str) -> Option<(Value, Granted)> {
-        let edited = edit(text, Engine::Podman, 0, || policy(policy_text))?;
+        let edited = edit(text, Engine::Podman, 0, || policy(policy_text), || None)?;
         Some((serde_json::from_str(&edited.spec).unwrap(), edited.granted.unwrap()))
     }
 
@@ -154,7 +196,7 @@ mod tests {
         let hooked = |annotations: &[(&str, &str)]| {
             let mut spec: Value = serde_json::from_str(&with("podman-4.3.1_default", annotations)).unwrap();
             spec["hooks"]["createRuntime"] = ours.clone();
-            edit(&spec.to_string(), Engine::Podman, 0, || None)
+            edit(&spec.to_string(), Engine::Podman, 0, || None, || None)
                 .map(|edited| serde_json::from_str::<Value>(&edited.spec).unwrap())
         };
         let spec = hooked(&[("image", "oci:/srv/demo"), ("programs", "xdp:count")]).unwrap();
@@ -207,13 +249,39 @@ mod tests {
             assert_eq!(edited(&text, policy), None, "{case}");
         }
         let text = with("podman-4.3.1_hostnet", &token);
-        assert_eq!(edit(&text, Engine::Podman, 0, || None), None, "no policy can be loaded");
+        assert_eq!(edit(&text, Engine::Podman, 0, || None, || None), None, "no policy can be loaded");
     }
 
     fn claim(annotations: &[(&str, &str)]) -> String {
         let mut spec: Value = serde_json::from_str(&with("podman-4.3.1_hostnet", annotations)).unwrap();
         spec["annotations"]["io.kubernetes.pod.namespace"] = "monitoring".into();
         spec.to_string()
+    }
+
+    #[test]
+    fn the_profile_of_a_proxied_container_notifies_the_proxy() {
+        const PROXYING: &str = "[[container]]\nproxy = [\"sockets\"]\n";
+        let socket = PathBuf::from("/run/bpfman-hook/proxy/1.sock");
+        let via = [("delegate", "sockets"), ("delegate-via", "proxy")];
+        for file in ["podman-4.3.1_default", "podman-4.3.1_unconfined"] {
+            let found = edit(&with(file, &via), Engine::Podman, 0, || policy(PROXYING), || Some(socket.clone())).unwrap();
+            assert_eq!((found.granted, &found.listener), (None, &Some(socket.clone())), "{file}");
+            let config = ContainerConfig::parse(&found.spec).unwrap();
+            let sockets = profile::ProxySockets { shared: "/x".into(), directory: "/run/bpfman-hook/proxy".into() };
+            assert_eq!(profile::check(config.seccomp(), Engine::Podman, &sockets), Ok(()), "{file}");
+            // Everything else of the profile is unchanged.
+            let before: Value = serde_json::from_str(&with(file, &via)).unwrap();
+            let after: Value = serde_json::from_str(&found.spec).unwrap();
+            assert_eq!(before["process"], after["process"]);
+        }
+        let unasked = || -> Option<PathBuf> { unreachable!("no proxy is needed") };
+        let listener = |annotations: &[(&str, &str)], text: &str| {
+            let edited = edit(&with("podman-4.3.1_default", annotations), Engine::Podman, 0, || policy(text), unasked);
+            edited.and_then(|edited| edited.listener)
+        };
+        assert_eq!(listener(&[("delegate", "sockets")], PROXYING), None);
+        assert_eq!(listener(&via, "[[container]]\nproxy = [\"maps\"]\n"), None, "above the ceiling");
+        assert_eq!(listener(&via, ""), None);
     }
 
     #[test]

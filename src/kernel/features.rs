@@ -11,7 +11,7 @@ use crate::sys::bpf::probe::{self, NoTarget};
 use crate::sys::bpf::{self, ProgramLoad};
 
 /// The kernel's own BTF.
-pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// A kernel feature that not every kernel has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

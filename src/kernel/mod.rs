@@ -30,6 +30,7 @@ mod requirements;
 mod review;
 mod section;
 mod shared_library;
+mod submitted;
 mod token_matrix;
 mod token_needs;
 mod token_reach;
@@ -46,13 +47,16 @@ pub use crate::kernel::btf::BtfError;
 pub use crate::kernel::core_relo::CoreError;
 pub use crate::kernel::elf::ElfError;
 pub use crate::kernel::error::KernelError;
-pub use crate::kernel::features::{Feature, Support};
+pub use crate::kernel::features::{Feature, KERNEL_BTF, Support};
 use crate::kernel::inspect::{Inspected, ProgramInfo};
 pub use crate::kernel::link::LinkError;
 use crate::kernel::object::BpfObject;
 pub use crate::kernel::object_error::ObjectError;
 pub use crate::kernel::requirements::{Requirement, Survey, SurveyedMap, SurveyedProgram, survey};
-pub use crate::kernel::review::{Objection, ReviewRefusal};
+pub use crate::kernel::review::{
+    GrantedKfuncs, Objection, ReviewRefusal, SubmittedRefusal, review_functions, review_submitted, unreviewed_tags,
+};
+pub use crate::kernel::submitted::{CodeReference, replace_references};
 pub use crate::kernel::token_matrix::token_matrix;
 pub use crate::kernel::token_needs::object_use;
 pub use crate::kernel::token_reach::Probed;

@@ -22,8 +22,11 @@ use crate::model::facts::{CgroupFact, Facts};
 use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
 use crate::model::metrics_table;
 use crate::model::object::ObjectFacts;
-use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan};
+use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan, PlanError};
 use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
+use crate::model::proxy::ProxyRecord;
+use crate::model::proxy::profile;
+use crate::model::proxy::profile::ProxySockets;
 use crate::model::reach::ReachGuard;
 use crate::model::record::{
     BpffsRecord, CgroupRecord, ContainerOwner, Keeper, LinkRecord, LinkState, MapRecord, MapState, Owner, OwnerRecord, Phase,
@@ -62,6 +65,8 @@ pub struct Start<'a> {
     pub fetch_until: Instant,
     /// File with the result of this kernel's token probes: [`crate::paths::Paths::token_reach`].
     pub token_reach: &'a Path,
+    /// Where the proxy of bpf(2) takes seccomp listeners.
+    pub proxy_sockets: &'a ProxySockets,
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
@@ -118,6 +123,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 _ => None,
             },
             bpffs: (plan.bpffs.as_ref()).map(|bpffs| BpffsRecord { path: bpffs.path.clone(), delegation: bpffs.delegation }),
+            proxy: admission.proxy.clone().map(|grant| ProxyRecord { grant, network: facts.netns_cookie, objects: Vec::new() }),
             ..self.container_owner(container)
         }));
         fill(&mut record, &plan.container);
@@ -149,7 +155,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     ) -> Result<(Facts, Plan), Cause> {
         let (container, request) = (start.container, start.request);
         let programs = !matches!(request.programs, ProgramsRequest::None);
-        let network = programs || admission.delegation.is_some_and(|d| d.reaches_netns());
+        let proxied = admission.proxy.as_ref().map(|grant| grant.delegation).unwrap_or_default();
+        let network = programs || proxied.reaches_netns() || admission.delegation.is_some_and(|d| d.reaches_netns());
         let cgroup_mounts = admission.delegation.is_some_and(|d| d.reaches_cgroups());
         let user_probe = |kind| matches!(kind, ProgramKind::Uprobe | ProgramKind::Uretprobe);
         let root = admission.host_scope
@@ -159,8 +166,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 ProgramsRequest::Listed(entries) => entries.iter().any(|entry| user_probe(entry.attach.kind())),
             };
         let userns = admission.delegation.is_some();
-        let need =
-            NeededFacts { network, interfaces: programs, userns, cgroup: programs || cgroup_mounts, cgroup_mounts, root };
+        let cgroup = programs || cgroup_mounts || proxied.reaches_cgroups();
+        let interfaces = programs || proxied.reaches_netns();
+        let need = NeededFacts { network, interfaces, userns, cgroup, cgroup_mounts, root };
         let facts = self.host.facts(init, container, need)?;
         let mut objects = Vec::new();
         let in_use = || self.images_in_use();
@@ -203,6 +211,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let can_have = Capability::ALL.into_iter().filter(|c| container.config.can_have(*c) != Allowed::No);
         admission.check_capabilities(can_have.map(Capability::name))?;
         container.check_rights(request, admission.delegation.as_ref(), admission.grant)?;
+        if admission.proxy.is_some() {
+            profile::check(container.config.seccomp(), container.engine, start.proxy_sockets)?;
+            if let (true, false, Some(why)) = (proxied.reaches_netns(), admission.host_scope, plan::foreign_network(&facts)) {
+                return Err(PlanError::ProxyNetwork { why }.into());
+            }
+        }
         Ok((facts, plan))
     }
 

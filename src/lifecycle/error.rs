@@ -10,6 +10,7 @@ use crate::model::ids::{ContainerId, OwnerNo, Pid};
 use crate::model::metrics_table::Reason;
 use crate::model::plan::PlanError;
 use crate::model::policy::Refusal;
+use crate::model::proxy::profile::ProxyProfileError;
 use crate::store::StoreError;
 use crate::sys::error::chain;
 
@@ -25,6 +26,9 @@ pub enum Cause {
     /// The request does not fit its objects or its container.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The container's seccomp profile does not notify the proxy.
+    #[error(transparent)]
+    ProxyProfile(#[from] ProxyProfileError),
     /// The image could not be fetched or verified.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -137,7 +141,7 @@ impl Cause {
     pub fn class(&self) -> Reason {
         match self {
             Self::Refused(_) => Reason::Policy,
-            Self::Missing(_) => Reason::Rights,
+            Self::Missing(_) | Self::ProxyProfile(_) => Reason::Rights,
             Self::Plan(_) | Self::OtherRequest { .. } | Self::SharedMapAccess { .. } | Self::NoPodMap { .. } => Reason::Request,
             Self::Image(error) if error.is_about_signatures() => Reason::Signature,
             Self::Image(_) => Reason::Image,

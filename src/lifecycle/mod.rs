@@ -15,6 +15,7 @@ pub mod missed;
 mod pod_maps;
 pub mod podman_names;
 pub mod policy_files;
+pub mod proxy;
 pub mod reconcile;
 pub mod registries_file;
 pub mod release;

@@ -5,6 +5,7 @@ use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::{Category, Delegation, DelegationRequest, Preset};
 use crate::model::policy::{ContainerFacts, ContainerLimits, ContainerRule, ImageRule, Policy, Refusal};
+use crate::model::proxy::ProxyGrant;
 use crate::model::reach::{ReachGuard, TokenReach};
 use crate::model::reference::Reference;
 use crate::model::text::listed;
@@ -19,6 +20,8 @@ pub struct Admission<'a> {
     pub images: Vec<(&'a Reference, Vec<&'a ImageRule>)>,
     /// The delegation; None if no token is requested.
     pub delegation: Option<Delegation>,
+    /// What the container may do through the proxy of bpf(2); None if that is not requested.
+    pub proxy: Option<ProxyGrant>,
     /// True if the container rule allows host scope. For programs the image's rule must allow it too; for a delegation
     /// only the container rule counts.
     pub host_scope: bool,
@@ -84,6 +87,13 @@ pub fn examine<'a>(policy: &'a Policy, rule: &'a ContainerRule, request: &'a Req
         BpffsRequest::Token { delegation, .. } => Some(delegated(rule, delegation, &mut refusals)),
         BpffsRequest::None | BpffsRequest::Private { .. } => None,
     };
+    let proxy = request.proxy.as_ref().map(|asked| ProxyGrant {
+        delegation: proxied(rule, asked, &mut refusals),
+        helpers: rule.proxy.helpers.clone(),
+        kfuncs: rule.proxy.kfuncs.clone(),
+        host_scope: rule.host_scope,
+        limits: policy.limits,
+    });
     if !rule.allows_on_failure(request.on_failure) {
         refusals.push(Refusal::OnFailure { rule: rule.place.to_string() });
     }
@@ -91,6 +101,7 @@ pub fn examine<'a>(policy: &'a Policy, rule: &'a ContainerRule, request: &'a Req
         rule,
         images,
         delegation,
+        proxy,
         host_scope: rule.host_scope,
         pull: request.pull_policy.or(rule.pull_policy).unwrap_or(PullPolicy::IfNotPresent),
         on_failure: request.on_failure,
@@ -245,18 +256,38 @@ fn narrow_by_names(request: &Request, images: &mut [(&Reference, Vec<&ImageRule>
     }
 }
 
-/// The part of the requested delegation that the rule allows.
+/// The part of the requested delegation that the rule allows with a token.
 fn delegated(rule: &ContainerRule, request: &DelegationRequest, refusals: &mut Vec<Refusal>) -> Delegation {
-    let place = || rule.place.to_string();
-    let asked = request.under(&rule.delegate);
     if rule.delegate.is_empty() {
-        refusals.push(Refusal::NothingDelegated { rule: place() });
+        refusals.push(Refusal::NothingDelegated { rule: rule.place.to_string() });
         return Delegation::default();
     }
-    let above = asked.without(&rule.delegate);
+    within(rule, "delegate", &rule.delegate, request, refusals)
+}
+
+/// The part of the requested delegation that the rule allows through the proxy.
+fn proxied(rule: &ContainerRule, request: &DelegationRequest, refusals: &mut Vec<Refusal>) -> Delegation {
+    if rule.proxy.is_empty() {
+        refusals.push(Refusal::NothingProxied { rule: rule.place.to_string() });
+        return Delegation::default();
+    }
+    within(rule, "proxy", &rule.proxy.delegation, request, refusals)
+}
+
+/// The part of the requested delegation within a ceiling, which is the rule's `key`.
+fn within(
+    rule: &ContainerRule,
+    key: &'static str,
+    ceiling: &Delegation,
+    request: &DelegationRequest,
+    refusals: &mut Vec<Refusal>,
+) -> Delegation {
+    let place = || rule.place.to_string();
+    let asked = request.under(ceiling);
+    let above = asked.without(ceiling);
     if !above.is_empty() {
         let remedy = Preset::that_has(&above).map_or("them".to_owned(), |preset| format!("the preset \"{preset}\""));
-        refusals.push(Refusal::Delegation { names: names(&above), remedy, rule: place() });
+        refusals.push(Refusal::Delegation { key, names: names(&above), remedy, rule: place() });
     } else if let Some(problem) = asked.useless() {
         refusals.push(Refusal::UselessDelegation { rule: place(), problem });
     }

@@ -315,6 +315,11 @@ impl ContainerConfig {
         self.seccomp.as_ref().map_or(Allowed::Yes, |seccomp| seccomp.allows(call))
     }
 
+    /// The container's seccomp profile.
+    pub fn seccomp(&self) -> Option<&Seccomp> {
+        self.seccomp.as_ref()
+    }
+
     /// The mount that exposes the host's cgroup file system in the container, as far as the configuration shows: a bind
     /// mount of /sys/fs/cgroup, of a path below it, or a recursive one of a directory above it.
     ///

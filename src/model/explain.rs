@@ -35,6 +35,8 @@ pub struct Explanation {
     pub maps: Vec<String>,
     /// The bpffs.
     pub bpffs: Option<ExplainedBpffs>,
+    /// What the container may do through the proxy of bpf(2), as for the bpffs; None if that is not requested.
+    pub proxy: Option<BTreeMap<&'static str, Vec<String>>>,
     /// When the registry is contacted.
     pub pull_policy: PullPolicy,
     /// The effect of a failure.
@@ -154,6 +156,7 @@ impl Explanation {
                 scope: admission.delegation.as_ref().map(|delegation| token_scope(delegation, reach.as_ref())),
             }),
         };
+        explanation.proxy = admission.proxy.as_ref().map(|grant| by_word(&grant.delegation));
         explanation.pull_policy = admission.pull;
         explanation.on_failure = admission.on_failure;
         explanation.grant = admission.grant;
@@ -182,6 +185,7 @@ impl Explanation {
             globals: Vec::new(),
             maps: Vec::new(),
             bpffs: None,
+            proxy: None,
             pull_policy: PullPolicy::IfNotPresent,
             on_failure: OnFailure::Stop,
             grant: false,
@@ -317,6 +321,12 @@ fn checked_at_start(request: &Request, admission: &Admission<'_>) -> Vec<String>
                 .to_owned(),
         );
     }
+    if let Some(grant) = &admission.proxy {
+        open.push("the proxy: the container's seccomp profile has bpfman-hook's listener and rules".to_owned());
+        if grant.delegation.reaches_netns() && !grant.host_scope {
+            open.push("the proxy: the network namespace was made for the container or its pod".to_owned());
+        }
+    }
     if !request.maps.is_empty() {
         open.push("the maps exist, can be shown as requested, and the seccomp profile allows bpf(2)".to_owned());
     }
@@ -356,6 +366,9 @@ impl fmt::Display for Explanation {
             if let Some(scope) = &bpffs.scope {
                 line(f, "token scope", scope)?;
             }
+        }
+        for (word, names) in self.proxy.iter().flatten().filter(|(_, names)| !names.is_empty()) {
+            line(f, "proxy", &format!("{word} {}", names.join(" ")))?;
         }
         line(f, "on failure", if self.on_failure == OnFailure::Stop { "stop" } else { "continue" })?;
         line(f, "allowed", if self.allowed { "yes, as far as policy can tell" } else { "no" })?;

@@ -26,6 +26,7 @@ pub mod object;
 pub mod plan;
 pub mod podman;
 pub mod policy;
+pub mod proxy;
 pub mod public_owner;
 pub mod reach;
 pub mod record;

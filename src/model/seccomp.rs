@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Deserializer, SeqAccess, Visitor};
 
 /// A system call that a container may need to use BPF itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +45,21 @@ pub struct Seccomp {
     default_errno_ret: Option<u64>,
     #[serde(default)]
     syscalls: Option<Vec<Rule>>,
+    #[serde(default)]
+    listener_path: Option<String>,
+    #[serde(default)]
+    listener_metadata: Option<String>,
+}
+
+/// A rule for bpf(2) that compares the command, the first argument, under a mask.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BpfRule {
+    /// `SCMP_ACT_*`
+    pub action: String,
+    /// The mask.
+    pub mask: u64,
+    /// The command.
+    pub command: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -55,7 +70,7 @@ struct Rule {
     #[serde(default)]
     errno_ret: Option<u64>,
     #[serde(default)]
-    args: Option<Vec<IgnoredArgument>>,
+    args: Option<Vec<ComparedArgument>>,
 }
 
 /// The members of [`Syscall`] in a rule's `names`; podman's profiles contain hundreds of others.
@@ -66,13 +81,13 @@ struct SyscallNames {
 }
 
 /// An entry of `args`: its presence makes the rule conditional.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct IgnoredArgument;
-
-impl<'de> Deserialize<'de> for IgnoredArgument {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| Self)
-    }
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ComparedArgument {
+    index: u64,
+    value: u64,
+    value_two: u64,
+    op: String,
 }
 
 impl<'de> Deserialize<'de> for SyscallNames {
@@ -99,6 +114,28 @@ impl<'de> Deserialize<'de> for SyscallNames {
 }
 
 impl Seccomp {
+    /// Where the runtime passes the filter's listener to; None without one.
+    pub fn listener_path(&self) -> Option<&str> {
+        self.listener_path.as_deref().filter(|path| !path.is_empty())
+    }
+
+    /// What the runtime passes with it.
+    pub fn listener_metadata(&self) -> &str {
+        self.listener_metadata.as_deref().unwrap_or_default()
+    }
+
+    /// Every rule that names bpf(2); None for one that does something else than comparing the command under a mask.
+    pub fn bpf_rules(&self) -> Vec<Option<BpfRule>> {
+        let of_bpf = self.syscalls.iter().flatten().filter(|rule| rule.names.bpf);
+        let parsed = of_bpf.map(|rule| match rule.args.as_deref() {
+            Some([ComparedArgument { index: 0, value, value_two, op }]) if op == "SCMP_CMP_MASKED_EQ" => {
+                Some(BpfRule { action: rule.action.clone(), mask: *value, command: *value_two })
+            }
+            _ => None,
+        });
+        parsed.collect()
+    }
+
     /// Decides whether the filter allows a system call, whatever its arguments.
     ///
     /// runc (libcontainer/seccomp) and crun (seccomp.c) omit rules that repeat the default action. Of the others, rules

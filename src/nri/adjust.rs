@@ -15,8 +15,10 @@ use crate::model::missed::{Missed, RefusedContainer};
 use crate::model::policy::{ContainerFacts, Engine, Policy};
 use crate::model::reach::ReachGuard;
 use crate::nri::api::{
-    Container, ContainerAdjustment, CreateContainerRequest, Hook, Hooks, LinuxNamespace, OptionalInt, PodSandbox,
+    Container, ContainerAdjustment, CreateContainerRequest, Hook, Hooks, LinuxContainerAdjustment, LinuxNamespace, OptionalInt,
+    PodSandbox,
 };
+use crate::nri::seccomp;
 use crate::setup::hook_files;
 use crate::setup::hook_files::Invocation;
 use crate::sys::error::chain;
@@ -163,10 +165,13 @@ pub fn adjust(
     let facts = facts(pod, Some(&container.name), Some(container), engine);
     // If this kernel's token reach is not known yet, the hook probes it; there is no time for that here.
     let kept = || token_reach::kept(&invocation.paths().token_reach());
-    let judged = admit(policy, &facts, &asked).and_then(|admission| match admission.needs_token_reach().then(kept).flatten() {
-        Some(reach) => admission.check_token_reach(|| reach, ReachGuard::Absent),
-        None => Ok(()),
+    let judged = admit(policy, &facts, &asked).and_then(|admission| {
+        if let Some(reach) = admission.needs_token_reach().then(kept).flatten() {
+            admission.check_token_reach(|| reach, ReachGuard::Absent)?;
+        }
+        Ok(admission.proxy.is_some())
     });
+    let proxied = judged.as_ref().is_ok_and(|proxied| *proxied);
     if let Err(refusal) = judged
         // If the request lets it start without its programs, the hook reports and records that.
         && on_failure(policy, &facts, &asked) == OnFailure::Stop
@@ -190,7 +195,15 @@ pub fn adjust(
         // runtimes ignore it.
         annotations.insert(CRUN_STDERR.to_owned(), "/dev/stderr".to_owned());
     }
-    Ok(Some(ContainerAdjustment { annotations, hooks: Some(hooks).into(), ..Default::default() }))
+    let linux = proxied.then(|| notify_proxy(container, invocation)).flatten();
+    Ok(Some(ContainerAdjustment { annotations, hooks: Some(hooks).into(), linux: linux.into(), ..Default::default() }))
+}
+
+/// The seccomp profile that notifies the proxy of bpf(2), unless the container has it already.
+fn notify_proxy(container: &Container, invocation: &Invocation) -> Option<LinuxContainerAdjustment> {
+    let socket = invocation.paths().proxy_socket();
+    let profile = seccomp::notifying(container.linux.seccomp_policy.as_ref(), socket.to_str()?)?;
+    Some(LinuxContainerAdjustment { seccomp_policy: Some(profile).into(), ..Default::default() })
 }
 
 fn arguments(
@@ -320,6 +333,32 @@ mod tests {
             assert!(crate::cli::hook_fast_path(&hooks[0].args[1..]).is_some());
         }
         assert_eq!(adjust.hooks.create_container.len() + adjust.hooks.prestart.len() + adjust.hooks.start_container.len(), 0);
+    }
+
+    #[test]
+    fn a_container_that_asks_for_the_proxy_gets_its_listener() {
+        let policy = policy("[[container]]\nproxy = [\"sockets\"]\n");
+        let asks = [("hook.bpfman.io/delegate", "sockets"), ("hook.bpfman.io/delegate-via", "proxy")];
+        let adjusted = |request: &CreateContainerRequest| {
+            adjust(request, Engine::Containerd, Ok(&policy), None, &invocation()).map(|adjust| adjust.unwrap())
+        };
+        let found = adjusted(&with(&asks, &[])).unwrap();
+        let seccomp = &found.linux.seccomp_policy;
+        assert_eq!(
+            (seccomp.listener_path.as_str(), seccomp.listener_metadata.as_str()),
+            ("/run/bpfman-hook/proxy.sock", "bpfman-hook/1")
+        );
+        // A runtime that tells the profile keeps the rest of it.
+        let mut request = with(&asks, &[]);
+        let told = crate::nri::api::LinuxSeccomp { default_action: "SCMP_ACT_ERRNO".to_owned(), ..Default::default() };
+        request.container.mut_or_insert_default().linux.mut_or_insert_default().seccomp_policy = Some(told).into();
+        assert_eq!(adjusted(&request).unwrap().linux.seccomp_policy.default_action, "SCMP_ACT_ERRNO");
+        // Nothing else changes a profile.
+        assert!(adjusted(&with(&[("hook.bpfman.io/delegate", "sockets")], &[])).is_err());
+        let lenient = lenient();
+        let programs =
+            adjust(&with(&[IMAGE, XDP], &[]), Engine::Containerd, Ok(&lenient), None, &invocation()).unwrap().unwrap();
+        assert!(programs.linux.is_none());
     }
 
     #[test]

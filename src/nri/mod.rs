@@ -14,6 +14,7 @@ mod mux;
 mod plugin;
 mod policy;
 mod pre_pull;
+mod seccomp;
 #[allow(warnings, clippy::all, clippy::pedantic, reason = "generated")]
 mod service;
 pub mod status;

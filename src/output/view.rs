@@ -2,6 +2,7 @@
 //! which records are stored.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
@@ -10,6 +11,9 @@ use crate::model::annotations::MapAccess;
 use crate::model::attach_point::{AttachPoint, ProgramKind, Scope, XdpMode};
 use crate::model::bytecode::ImageVerdict;
 use crate::model::delegation::{Category, Delegation};
+use crate::model::proxy::ProxyRecord;
+use crate::model::proxy::usage::{HeldObject, UsedKind};
+use crate::model::reach;
 use crate::model::record::{MapRecord, OwnerRecord, Phase};
 
 /// The state of an owner: the phase of its record, or that its container is dead.
@@ -87,6 +91,9 @@ pub struct OwnerView<'a> {
     /// The bpffs in the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bpffs: Option<BpffsView>,
+    /// What the container may do through the proxy of bpf(2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyView<'a>>,
     /// Owner numbers of the network namespaces whose programs it holds.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<u64>,
@@ -212,6 +219,84 @@ pub struct BpffsView {
     pub delegates: Vec<(String, String)>,
 }
 
+/// What a container may do through the proxy of bpf(2), and what it has loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProxyView<'a> {
+    /// Commands.
+    pub cmds: Vec<String>,
+    /// Map types.
+    pub maps: Vec<String>,
+    /// Program types.
+    pub progs: Vec<String>,
+    /// Attach types.
+    pub attachs: Vec<String>,
+    /// Helpers, without `bpf_`; absent if the scope decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub helpers: Option<Vec<&'static str>>,
+    /// Kernel functions; absent if the scope decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kfuncs: Option<Vec<&'a str>>,
+    /// `container` or `host`.
+    pub scope: Scope,
+    /// What it has loaded; some may have been closed since.
+    pub objects: Vec<ProxiedObjectView<'a>>,
+}
+
+/// An object that a container loaded through the proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProxiedObjectView<'a> {
+    /// `program`, `map`, `btf` or `link`.
+    pub kind: UsedKind,
+    /// Kernel id.
+    pub id: u32,
+    /// The kernel's name of the type of a program or map, or of a link's program; absent for BTF.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kernel_type: Option<String>,
+    /// The name that the workload gave it; absent if it gave none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
+}
+
+impl<'a> ProxyView<'a> {
+    fn new(record: &'a ProxyRecord) -> Self {
+        let grant = &record.grant;
+        let helpers = |numbers: &BTreeSet<u32>| numbers.iter().filter_map(|n| Some(reach::helper(*n)?.name)).collect();
+        Self {
+            cmds: grant.delegation.names(Category::Cmds),
+            maps: grant.delegation.names(Category::Maps),
+            progs: grant.delegation.names(Category::Progs),
+            attachs: grant.delegation.names(Category::Attachs),
+            helpers: grant.helpers.as_ref().map(helpers),
+            kfuncs: grant.kfuncs.as_ref().map(|names| names.iter().map(String::as_str).collect()),
+            scope: if grant.host_scope { Scope::Host } else { Scope::Container },
+            objects: record.objects.iter().map(ProxiedObjectView::new).collect(),
+        }
+    }
+}
+
+impl<'a> ProxiedObjectView<'a> {
+    fn new(object: &'a HeldObject) -> Self {
+        let category = match object.kind {
+            UsedKind::Program | UsedKind::Link => Some(Category::Progs),
+            UsedKind::Map => Some(Category::Maps),
+            UsedKind::Btf => None,
+        };
+        let named = |category: Category| {
+            let name = category.name(object.kernel_type);
+            name.map_or_else(|| object.kernel_type.to_string(), str::to_owned)
+        };
+        let name = Some(object.name.as_str()).filter(|name| !name.is_empty());
+        Self { kind: object.kind, id: object.id, kernel_type: category.map(named), name }
+    }
+
+    /// For a line of a listing: `program 71 xdp count`.
+    pub fn line(&self) -> String {
+        let id = self.id.to_string();
+        let parts = [Some(self.kind.word()), Some(id.as_str()), self.kernel_type.as_deref(), self.name];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+}
+
 impl<'a> OwnerView<'a> {
     /// The view of one record.
     pub fn new(record: &'a OwnerRecord, health: &Health) -> Self {
@@ -239,6 +324,7 @@ impl<'a> OwnerView<'a> {
                 path: bpffs.path.display().to_string(),
                 delegates: bpffs.delegation.as_ref().map(delegates).unwrap_or_default(),
             }),
+            proxy: container.and_then(|c| c.proxy.as_ref()).map(ProxyView::new),
             holds: record.owner.holds().iter().map(|no| no.0).collect(),
             holders: record.owner.holders().iter().map(|no| no.0).collect(),
         }

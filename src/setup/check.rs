@@ -19,6 +19,7 @@ use crate::setup::place::{InstallRoot, asked};
 use crate::setup::units::gc;
 use crate::setup::units::metrics;
 use crate::setup::units::nri;
+use crate::setup::units::proxy;
 use crate::setup::units::service;
 use crate::sys::error::chain;
 
@@ -39,9 +40,16 @@ pub fn check(targets: &InstallTargets, root: Option<&Path>) -> Findings {
         if targets.service.service || service::is_installed(&place) {
             units.extend(service::pieces(&place).map(|(path, text)| ("service unit", path, text)));
         }
+        if targets.proxy.proxy || proxy::is_installed(&place) {
+            units.extend(proxy::pieces(&place).map(|(path, text)| ("proxy unit", path, text)));
+        }
     }
     for (name, path, text) in units {
-        let again = if name == "service unit" { "run `bpfman-hook install --service`" } else { &again };
+        let again = match name {
+            "service unit" => "run `bpfman-hook install --service`",
+            "proxy unit" => "run `bpfman-hook install --proxy`",
+            _ => &again,
+        };
         findings.push(exact_file(name, &place.staged(&path), &text, again));
     }
     if place.has_units() && !targets.no_timer {

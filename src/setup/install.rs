@@ -21,7 +21,7 @@ use crate::setup::hook_files::{self, PODMAN_DROP_IN, PODMAN_HOOKS_DIR};
 use crate::setup::hooks_dir::HooksDir;
 use crate::setup::place::{InstallRoot, asked};
 use crate::setup::steps::Installer;
-use crate::setup::units::{gc, metrics, nri, service};
+use crate::setup::units::{gc, metrics, nri, proxy, service};
 use crate::setup::{policy_dir, registries_dir};
 
 /// `install`: performs or checks the installation, and prints the steps. Exit status 1 if something is missing or
@@ -104,6 +104,9 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
     if targets.service.service {
         service::install(place, work)?;
     }
+    if targets.proxy.proxy {
+        proxy::install(place, work)?;
+    }
     if targets.nri.nri {
         nri::install(place, work)?;
     }
@@ -121,7 +124,7 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
 /// The binary stays, with an error, while programs of running containers are pinned: their poststop still needs it.
 fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let (containerd, service) = (targets.containerd.containerd, targets.service.service);
-    let (nri, metrics) = (targets.nri.nri, targets.metrics.metrics);
+    let (nri, metrics, proxied) = (targets.nri.nri, targets.metrics.metrics, targets.proxy.proxy);
     let all = !(targets.podman || targets.crio || targets.names_more());
     let mut left = place.installed_for();
     left.0.retain(|engine| !all && !asked(targets).contains(engine));
@@ -139,10 +142,14 @@ fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer
     if all || metrics {
         metrics::uninstall(place, work)?;
     }
+    if all || proxied {
+        proxy::uninstall(place, work)?;
+    }
     let others = !all
         && (!containerd && containerd::is_installed(targets, place)?
             || !service && service::is_installed(place)
             || !nri && nri::is_installed(place)
+            || !proxied && proxy::is_installed(place)
             || !metrics && metrics::is_installed(place));
     if !left.0.contains(&Engine::Podman) {
         work.remove(Path::new(PODMAN_DROP_IN))?;

@@ -38,6 +38,21 @@ pub fn with_caps<T: Send>(wanted: &[Capability], f: impl FnOnce() -> T + Send) -
     })
 }
 
+/// Runs `f` on the calling thread with only `wanted` effective, and makes the former capabilities effective again. Unlike
+/// with [`with_caps`] no thread is started, and `f` could take the capabilities back: it must be our own code.
+///
+/// # Errors
+/// If the thread lacks one of `wanted`, or its capabilities cannot be changed; after `f` they may then be too few.
+pub fn with_only_effective<T>(wanted: &[Capability], f: impl FnOnce() -> T) -> Result<T, SysError> {
+    let fail = || SysError::io("change", "the capabilities of this thread");
+    let held = capabilities(None).map_err(fail())?;
+    let few = CapabilitySets { effective: set_of(wanted), ..held };
+    set_capabilities(None, few).map_err(fail())?;
+    let result = f();
+    set_capabilities(None, held).map_err(fail())?;
+    Ok(result)
+}
+
 /// Permanently drops everything except `wanted` from the effective, permitted, inheritable and ambient sets of the
 /// process. Capabilities in `wanted` that the process lacks are ignored: they may have been withheld on purpose, and
 /// the first call that needs one of them fails.
@@ -136,6 +151,14 @@ mod tests {
         let inside = with_caps(&[], || capabilities(None).unwrap()).unwrap();
         assert_eq!(inside.effective, CapabilitySet::empty());
         assert_eq!(inside.permitted, CapabilitySet::empty());
+        assert_eq!(capabilities(None).unwrap(), before);
+    }
+
+    #[test]
+    fn effective_capabilities_come_back() {
+        let before = capabilities(None).unwrap();
+        let inside = with_only_effective(&[], || capabilities(None).unwrap()).unwrap();
+        assert_eq!((inside.effective, inside.permitted), (CapabilitySet::empty(), before.permitted));
         assert_eq!(capabilities(None).unwrap(), before);
     }
 

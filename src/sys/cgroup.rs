@@ -120,6 +120,31 @@ pub fn id(directory: impl AsFd) -> Result<u64, SysError> {
     Ok(fstat(directory).map_err(SysError::io("stat", "a cgroup's directory"))?.st_ino)
 }
 
+/// True if a descriptor is the directory of the cgroup with this id in the v2 hierarchy, or of a descendant. The
+/// descriptor may come from another mount namespace, in which paths mean nothing to us.
+pub fn is_within(directory: BorrowedFd<'_>, ancestor: u64) -> Result<bool, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut current = openat(directory, ".", flags, Mode::empty())?;
+    // A bound on the depth of cgroups.
+    for _ in 0..256 {
+        let kind = fstatfs(&current)?.f_type;
+        if !u64::try_from(kind).is_ok_and(|kind| kind == CGROUP2_SUPER_MAGIC) {
+            // The walk left the hierarchy through the mount point.
+            return Ok(false);
+        }
+        let here = fstat(&current)?.st_ino;
+        if here == ancestor {
+            return Ok(true);
+        }
+        let above = openat(&current, "..", flags, Mode::empty())?;
+        if fstat(&above)?.st_ino == here {
+            return Ok(false);
+        }
+        current = above;
+    }
+    Ok(false)
+}
+
 /// The pids in one cgroup, without those of its descendants; 0 for a process outside of our pid namespace.
 pub fn pids(directory: impl AsFd) -> Result<Vec<u32>, SysError> {
     match read(directory.as_fd(), "cgroup.procs") {
@@ -370,6 +395,14 @@ fn descends(process: Process, ancestor: Pid) -> Result<bool, ProcessError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_cgroup_of_the_hierarchy_is_within_one() {
+        let directory = File::open("/").unwrap();
+        assert_eq!(is_within(directory.as_fd(), fstat(&directory).unwrap().st_ino), Ok(false));
+        let null = File::open("/dev/null").unwrap();
+        assert_eq!(is_within(null.as_fd(), 1), Err(Errno::NOTDIR));
+    }
 
     #[test]
     fn a_mount_that_shows_other_cgroups_is_found() {

@@ -1,7 +1,10 @@
 //! Resets process state inherited from the caller, which for a hook is a runtime and its callers. It also configures
 //! the heap, which must be done equally early.
 
-use rustix::fs::Mode;
+use std::io;
+use std::os::fd::AsRawFd as _;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::umask;
 
 /// Clears the environment (LD_*, HOME, proxies and anything else that the caller set) and sets the umask to 022.
@@ -20,6 +23,19 @@ pub fn reset_child_signal() {
     // SAFETY: SIG_DFL installs no handler, so nothing runs in signal context. It fails only for invalid signal
     // numbers.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Replaces standard input, output and error with /dev/null, so that a process that waits for their end does not wait for
+/// this one.
+pub fn close_standard_streams() -> io::Result<()> {
+    let null = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    for standard in 0..=2 {
+        // SAFETY: `null` is open, and no handle in this process owns the standard descriptors, so none becomes stale.
+        if unsafe { libc::dup2(null.as_raw_fd(), standard) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// Makes a write beyond RLIMIT_FSIZE fail with EFBIG, which has an error message, instead of ending the process

@@ -32,6 +32,7 @@ pub mod pages;
 pub mod peer;
 pub mod pid;
 pub mod sandbox;
+pub mod seccomp_notify;
 pub mod sock;
 pub mod statmount;
 pub mod token;

@@ -42,10 +42,26 @@ pub fn on_thread<T: Send>(netns: BorrowedFd<'_>, f: impl FnOnce() -> T + Send) -
     })
 }
 
+/// Moves the calling thread into a network namespace for good. For a process that does nothing else than work there.
+///
+/// # Errors
+/// If it lacks CAP_SYS_ADMIN in the user namespace that owns `netns`, or `netns` is something else.
+pub fn enter(netns: BorrowedFd<'_>) -> Result<(), SysError> {
+    move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).map_err(SysError::io("enter", "the network namespace"))
+}
+
+/// The inode of the namespace behind a descriptor; None if it is not one of a namespace.
+pub fn inode_of_descriptor(descriptor: BorrowedFd<'_>) -> Option<u64> {
+    let is_namespace = rustix::fs::fstatfs(descriptor).ok()?.f_type == NSFS_MAGIC;
+    is_namespace.then(|| rustix::fs::fstat(descriptor).ok().map(|stat| stat.st_ino))?
+}
+
+/// include/uapi/linux/magic.h
+const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
+
 /// Opens the file of a network namespace. The path may come from an untrusted user, so nothing but a namespace is
 /// opened: opening a fifo would block, and opening a device may have side effects.
 pub fn open(path: &Path) -> io::Result<OwnedFd> {
-    const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
     let seen = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     if rustix::fs::fstatfs(&seen)?.f_type != NSFS_MAGIC {
         return Err(io::Error::other("it is not a namespace file"));

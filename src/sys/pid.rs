@@ -398,13 +398,13 @@ fn read_at(directory: BorrowedFd<'_>, path: &str) -> io::Result<String> {
 
 /// Field 22 of `/proc/<pid>/stat`. Field 2 is the program's name in parentheses and may itself contain blanks and
 /// parentheses, so counting starts after the last closing one.
-fn start_time(stat: &str) -> Option<u64> {
+pub(super) fn start_time(stat: &str) -> Option<u64> {
     let (_, after) = stat.rsplit_once(')')?;
     after.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
 /// Field 3 of the same file: whether the thread has not ended.
-fn runs(stat: &str) -> bool {
+pub(super) fn runs(stat: &str) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, after)| !after.trim_start().starts_with(['Z', 'X']))
 }
 

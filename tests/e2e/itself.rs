@@ -30,6 +30,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::podman_pods::CASES,
         crate::private_registries::CASES,
         crate::prometheus::CASES,
+        crate::proxy::CASES,
         crate::registries::CASES,
         crate::requests::CASES,
         crate::tokens::CASES,

@@ -37,6 +37,7 @@ mod podman_pods;
 mod pods;
 mod private_registries;
 mod prometheus;
+mod proxy;
 mod registries;
 mod requests;
 mod signers;

@@ -17,7 +17,7 @@ use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::lifecycle::release::Released;
 use crate::lifecycle::runtime_states::{self, RunningContainer};
-use crate::lifecycle::{Lifecycle, running};
+use crate::lifecycle::{Lifecycle, proxy, running};
 use crate::model::annotations::{BpffsRequest, PREFIX, Request};
 use crate::model::container::Container;
 use crate::model::delegation::Delegation;
@@ -139,6 +139,7 @@ impl TokenGiver<'_> {
             registries: &RegistryConfig::default(),
             fetch_until: Instant::now(),
             token_reach: &self.paths.token_reach(),
+            proxy_sockets: &proxy::sockets(self.paths),
         };
         match self.lifecycle.acquire(&images, start)? {
             Acquired::Done(no) | Acquired::Already(no) => Ok(no),

@@ -14,12 +14,14 @@ mod callbacks;
 mod constants;
 mod opcodes;
 mod refusal;
+mod submitted;
 mod tags;
 
 #[cfg(test)]
 mod tests;
 
 pub use refusal::{Objection, ReviewRefusal};
+pub use submitted::{GrantedKfuncs, SubmittedRefusal, review_functions, review_submitted, unreviewed_tags};
 
 use crate::kernel::core_relo::POISON;
 use crate::kernel::insn::{
@@ -30,6 +32,7 @@ use crate::kernel::object::BpfObject;
 use crate::model::reach::{self, Reach};
 use callbacks::Callbacks;
 use constants::Constants;
+use submitted::AllowedCalls;
 
 /// The limit on iterations of `bpf_loop`.
 const MAX_ROUNDS: u64 = 65_536;
@@ -45,7 +48,7 @@ type Broken = (Objection, Option<usize>);
 /// Reviews a linked program of an object. `program_type` is `enum bpf_prog_type`; for types that container scope never
 /// loads nothing is allowed.
 pub(crate) fn review(object: &BpfObject<'_>, name: &str, program_type: u32, linked: &Linked) -> Result<(), ReviewRefusal> {
-    let broken = instructions(program_type, &linked.instructions, &linked.starts)
+    let broken = instructions(program_type, &linked.instructions, &linked.starts, None)
         .and_then(|()| tags::check(object.btf.as_ref().map(|(btf, _)| btf), &linked.functions));
     broken.map_err(|(objection, at)| {
         let line = at.and_then(|at| refusal::line(object, linked, at));
@@ -53,8 +56,9 @@ pub(crate) fn review(object: &BpfObject<'_>, name: &str, program_type: u32, link
     })
 }
 
-/// Reviews instructions; `starts` are the first ones of the functions, in ascending order.
-fn instructions(program_type: u32, code: &[Insn], starts: &[usize]) -> Result<(), Broken> {
+/// Reviews instructions; `starts` are the first ones of the functions, in ascending order. `allowed` narrows the helpers
+/// and lists kfuncs; without it no kfunc is allowed.
+fn instructions(program_type: u32, code: &[Insn], starts: &[usize], allowed: Option<&AllowedCalls<'_>>) -> Result<(), Broken> {
     let targets = JumpTargets::of(code, starts);
     let mut constants = Constants::default();
     let mut callbacks = Callbacks::new(starts);
@@ -81,12 +85,13 @@ fn instructions(program_type: u32, code: &[Insn], starts: &[usize]) -> Result<()
                 0 => {
                     let number = insn.imm.cast_unsigned();
                     helper(program_type, number, &constants).or_else(broken)?;
+                    allowed.map_or(Ok(()), |allowed| allowed.helper(number)).or_else(broken)?;
                     if REPEATING.contains(&number) {
                         callbacks.repeats(at, number);
                     }
                 }
                 PSEUDO_CALL => callbacks.call(at, target(at, insn.imm)),
-                PSEUDO_KFUNC => return broken(Objection::Kfunc),
+                PSEUDO_KFUNC => allowed.map_or(Err(Objection::Kfunc), |allowed| allowed.kfunc(insn)).or_else(broken)?,
                 other => return broken(Objection::Call(other)),
             }
         }

@@ -28,6 +28,10 @@ pub enum Objection {
     KernelVariable,
     /// A kernel function, by its BTF id.
     Kfunc,
+    /// A helper that the policy's list for submitted programs does not have.
+    NotListed(u32),
+    /// A kernel function that this list does not have, by its BTF id.
+    KfuncNotListed(u32),
     /// A 64-bit constant of an unknown kind (`src_reg`).
     Constant(u8),
     /// A call of an unknown kind (`src_reg`).
@@ -67,7 +71,7 @@ impl ReviewRefusal {
 
 impl Objection {
     /// What the program does; follows its name.
-    fn what(&self) -> String {
+    pub(super) fn what(&self) -> String {
         match self {
             Self::Helper(number) => format!("calls {}", Helper(*number)),
             Self::Netns(number) => format!("calls {} with a network namespace other than its own", Helper(*number)),
@@ -76,6 +80,8 @@ impl Objection {
             Self::MayGoto => "uses may_goto".to_owned(),
             Self::KernelVariable => "uses a kernel variable".to_owned(),
             Self::Kfunc => "calls a kernel function (kfunc)".to_owned(),
+            Self::NotListed(number) => format!("calls {}", Helper(*number)),
+            Self::KfuncNotListed(id) => format!("calls the kernel function {id}"),
             Self::Constant(kind) => format!("has a constant of unknown kind {kind}"),
             Self::Call(kind) => format!("has a call of unknown kind {kind}"),
             Self::Opcode(code) => format!("has the unknown opcode {code:#04x}"),
@@ -84,7 +90,7 @@ impl Objection {
     }
 
     /// Why that is refused.
-    fn why(&self) -> String {
+    pub(super) fn why(&self) -> String {
         match self {
             Self::Helper(number) => match reach::helper(*number).map(|function| function.reach) {
                 Some(reach) if reach.is_beyond() => format!("that reaches {reach}"),
@@ -94,13 +100,15 @@ impl Objection {
             Self::Rounds | Self::MayGoto => "that can hold a processor".to_owned(),
             Self::InCallback(_) => "nested loops can hold a processor".to_owned(),
             Self::KernelVariable | Self::Kfunc => format!("that can reach {}", Reach::KernelMemory),
+            Self::NotListed(_) => "that is not among the helpers of the rule".to_owned(),
+            Self::KfuncNotListed(_) => "that is not among the kfuncs of the rule".to_owned(),
             Self::Tag(tag) if tag == "arg:untrusted" => format!("that reaches {}", Reach::KernelMemory),
             Self::Constant(_) | Self::Call(_) | Self::Opcode(_) | Self::Tag(_) => "that was not reviewed".to_owned(),
         }
     }
 
     /// What the author can use instead.
-    fn instead(&self) -> &'static str {
+    pub(super) fn instead(&self) -> &'static str {
         match self {
             Self::Netns(_) => ", or BPF_F_CURRENT_NETNS as a constant",
             Self::Helper(TRACE_PRINTK | TRACE_VPRINTK) => ", or a ring buffer in place of bpf_printk",

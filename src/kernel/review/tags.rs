@@ -20,12 +20,17 @@ pub(super) fn check(btf: Option<&Btf<'_>>, functions: &[u8]) -> Result<(), Broke
         let mut types = functions.chunks_exact(Linked::FUNCTION_RECORD).filter_map(|record| record.last_chunk().copied());
         types.any(|own| u32::from_ne_bytes(own) == ty)
     };
-    for tag in btf.types().filter(|ty| ty.kind == BtfKind::DeclTag) {
-        let text = btf.string_bytes(tag.name_offset);
-        if text.starts_with(ARGUMENT) && !REVIEWED.contains(&text) && is_own(tag.size_or_type) {
-            let text = &text[..text.len().min(LONGEST)];
-            return Err((Objection::Tag(String::from_utf8_lossy(text).into_owned()), None));
-        }
+    match unreviewed(btf).find(|(function, _)| is_own(*function)) {
+        Some((_, tag)) => Err((Objection::Tag(tag), None)),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The tags of arguments that were not reviewed: the type of the function, and the tag.
+pub(super) fn unreviewed(btf: &Btf<'_>) -> impl Iterator<Item = (u32, String)> {
+    btf.types().filter(|ty| ty.kind == BtfKind::DeclTag).filter_map(|tag| {
+        let text = btf.string_bytes(tag.name_offset);
+        let unreviewed = text.starts_with(ARGUMENT) && !REVIEWED.contains(&text);
+        unreviewed.then(|| (tag.size_or_type, String::from_utf8_lossy(&text[..text.len().min(LONGEST)]).into_owned()))
+    })
 }

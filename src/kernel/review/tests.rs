@@ -10,6 +10,11 @@ const XDP: u32 = 6;
 const SCHED_CLS: u32 = 3;
 const CGROUP_SKB: u32 = 8;
 
+/// The review of an image's program.
+fn instructions(program_type: u32, code: &[Insn], starts: &[usize]) -> Result<(), Broken> {
+    super::instructions(program_type, code, starts, None)
+}
+
 /// One instruction: code, destination and source register, offset, constant.
 fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
     let registers = if cfg!(target_endian = "little") { dst | src << 4 } else { dst << 4 | src };

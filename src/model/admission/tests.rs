@@ -405,3 +405,38 @@ fn examine_finds_every_refusal() {
         ["TooManyPrograms", "HostScopeContainer", "Kind", "NoImageRule", "Delegation", "HostScopeDelegation", "OnFailure"]
     );
 }
+
+#[test]
+fn the_proxy_has_a_ceiling_of_its_own() {
+    let with = |rule: &str, annotations: Written<'_>| {
+        let text = format!("[[container]]\n{rule}\n[limits]\nprograms = 3\n");
+        let policy = Policy::parse(&[(PathBuf::from("/p.toml"), text)]).unwrap_or_else(|error| panic!("{error}"));
+        let request = request(annotations);
+        let admitted = admit(&policy, &facts(0), &request).map(|admission| (admission.delegation, admission.proxy));
+        admitted.map_err(|refusal| refusal.to_string())
+    };
+    let sockets: Written<'_> = &[("delegate", "sockets"), ("delegate-via", "proxy")];
+    let (token, grant) =
+        with("proxy = { presets = [\"sockets\"], helpers = [\"redirect\"] }", sockets).expect("within the ceiling");
+    let grant = grant.expect("requested");
+    assert_eq!((token, grant.delegation, grant.host_scope), (None, Preset::Sockets.delegation(), false));
+    assert_eq!((grant.helpers, grant.kfuncs, grant.limits.programs), (Some([23].into()), None, 3));
+    let host = "host-scope = true\nproxy = [\"tracing\"]";
+    assert!(
+        with(host, &[("delegate", "tracing"), ("delegate-via", "proxy")])
+            .is_ok_and(|(_, grant)| { grant.is_some_and(|grant| grant.host_scope) })
+    );
+    for (rule, annotations, part) in [
+        ("delegate = [\"sockets\"]", sockets, "allows nothing with delegate-via=proxy; add proxy = [ … ]"),
+        ("proxy = [\"sockets\"]", &[("delegate", "sockets")][..], "delegates nothing; add delegate = [ … ]"),
+        ("proxy = [\"maps\"]", sockets, "add the preset \"sockets\" to its proxy"),
+        (
+            "proxy = [\"maps\"]",
+            &[("delegate-cmds", "any"), ("delegate-progs", "any"), ("delegate-via", "proxy"), ("delegate-maps", "xskmap")],
+            "does not delegate maps xskmap",
+        ),
+    ] {
+        let refused = with(rule, annotations).expect_err("above the ceiling");
+        assert!(refused.contains(part), "{refused}");
+    }
+}

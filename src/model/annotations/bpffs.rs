@@ -1,4 +1,5 @@
-//! `bpffs`, `bpffs-path`, `delegate` and the four `delegate-*` annotations: the bpffs that a container requests.
+//! `bpffs`, `bpffs-path`, `delegate`, `delegate-via` and the four lists `delegate-*`: the bpffs that a container requests,
+//! and what it may load itself.
 
 use std::path::PathBuf;
 
@@ -18,11 +19,38 @@ enum BpffsKind {
     Token,
 }
 
-/// Parses these annotations together, because each one only makes sense in the context of the others.
-pub(super) fn build(ours: &Annotations<'_>) -> Result<BpffsRequest, RequestError> {
+/// How a delegation reaches the container.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum DelegateVia {
+    Token,
+    Proxy,
+}
+
+/// Parses these annotations together, because each one only makes sense in the context of the others. Returns the bpffs,
+/// and what the container may do through the proxy.
+pub(super) fn build(ours: &Annotations<'_>) -> Result<(BpffsRequest, Option<DelegationRequest>), RequestError> {
+    let delegation = parse_delegation(ours)?;
+    let via = ours.get(AnnotationKey::DelegateVia).map(|found| found.parse(parse_via)).transpose()?;
+    if let (Some(found), None) = (ours.get(AnnotationKey::DelegateVia), &delegation) {
+        return found.refuse("it does not say what to delegate; add the annotation delegate, such as delegate=sockets");
+    }
+    if via == Some(DelegateVia::Proxy) {
+        if let Some(found) = ours.get(AnnotationKey::Bpffs)
+            && found.parse(parse_kind)? == BpffsKind::Token
+        {
+            return found.refuse("a token is not needed with delegate-via=proxy; remove this annotation, or write private");
+        }
+        return Ok((bpffs(ours, None)?, delegation.map(|(_, delegation)| delegation)));
+    }
+    Ok((bpffs(ours, delegation)?, None))
+}
+
+fn bpffs(
+    ours: &Annotations<'_>,
+    delegation: Option<(FoundAnnotation<'_>, DelegationRequest)>,
+) -> Result<BpffsRequest, RequestError> {
     let written = ours.get(AnnotationKey::Bpffs).map(|found| found.parse(parse_kind)).transpose()?;
     let path = ours.get(AnnotationKey::BpffsPath).map(|found| found.parse(parse_path)).transpose()?;
-    let delegation = parse_delegation(ours)?;
     let kind = written.unwrap_or(match (&delegation, ours.get(AnnotationKey::Maps)) {
         (Some(_), _) => BpffsKind::Token,
         (None, Some(_)) => BpffsKind::Private,
@@ -60,6 +88,18 @@ fn parse_kind(value: &str) -> Result<BpffsKind, LexError> {
         other => {
             let hint = nearest_hint(other, ["none", "private", "token"]);
             Err(word.fault(format!("it must be none, private or token, not {}{hint}", quoted(other))))
+        }
+    }
+}
+
+fn parse_via(value: &str) -> Result<DelegateVia, LexError> {
+    let word = lex::single(value)?;
+    match word.text.as_str() {
+        "token" => Ok(DelegateVia::Token),
+        "proxy" => Ok(DelegateVia::Proxy),
+        other => {
+            let hint = nearest_hint(other, ["token", "proxy"]);
+            Err(word.fault(format!("it must be token or proxy, not {}{hint}", quoted(other))))
         }
     }
 }

@@ -20,6 +20,7 @@ pub(super) enum AnnotationKey {
     Bpffs,
     BpffsPath,
     Delegate,
+    DelegateVia,
     DelegateCmds,
     DelegateMaps,
     DelegateProgs,
@@ -28,7 +29,7 @@ pub(super) enum AnnotationKey {
 }
 
 impl AnnotationKey {
-    const ALL: [(Self, &'static str); 13] = [
+    const ALL: [(Self, &'static str); 14] = [
         (Self::Image, "image"),
         (Self::Programs, "programs"),
         (Self::Globals, "globals"),
@@ -37,6 +38,7 @@ impl AnnotationKey {
         (Self::Bpffs, "bpffs"),
         (Self::BpffsPath, "bpffs-path"),
         (Self::Delegate, "delegate"),
+        (Self::DelegateVia, "delegate-via"),
         (Self::DelegateCmds, "delegate-cmds"),
         (Self::DelegateMaps, "delegate-maps"),
         (Self::DelegateProgs, "delegate-progs"),
@@ -108,7 +110,7 @@ impl FoundAnnotation<'_> {
 
 /// The annotations that apply to one container, at most one for each key.
 #[derive(Debug, Default)]
-pub(super) struct Annotations<'a>([Option<FoundAnnotation<'a>>; 13]);
+pub(super) struct Annotations<'a>([Option<FoundAnnotation<'a>>; 14]);
 
 impl<'a> Annotations<'a> {
     pub(super) fn get(&self, key: AnnotationKey) -> Option<FoundAnnotation<'a>> {
@@ -281,8 +283,8 @@ mod tests {
 
     #[test]
     fn invalid_keys_are_refused_with_one_sentence() {
-        let known = "image, programs, globals, maps, pull-policy, bpffs, bpffs-path, delegate, delegate-cmds, delegate-maps, \
-                     delegate-progs, delegate-attachs, on-failure";
+        let known = "image, programs, globals, maps, pull-policy, bpffs, bpffs-path, delegate, delegate-via, delegate-cmds, \
+                     delegate-maps, delegate-progs, delegate-attachs, on-failure";
         let cases = [
             (
                 "hook.bpfman.io/imgae",

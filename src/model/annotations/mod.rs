@@ -49,6 +49,9 @@ pub struct Request {
     pub pull_policy: Option<PullPolicy>,
     /// The bpffs that the container gets.
     pub bpffs: BpffsRequest,
+    /// What the container may load itself through the proxy of bpf(2); None without `delegate-via=proxy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<DelegationRequest>,
     /// What happens when the request cannot be fulfilled.
     pub on_failure: OnFailure,
     /// Names of other annotations that are variables of the objects if `globals` was cut at a comma. Not part of the
@@ -402,13 +405,15 @@ impl Request {
         let pull_policy = ours.get(AnnotationKey::PullPolicy).map(|found| found.parse(parse_pull_policy)).transpose()?;
         let on_failure =
             ours.get(AnnotationKey::OnFailure).map(|found| found.parse(parse_on_failure)).transpose()?.unwrap_or_default();
+        let (bpffs, proxy) = bpffs::build(ours)?;
         Ok(Self {
             programs,
             programs_scope: deciding.map_or(KeyScope::Pod, |found| found.scope),
             globals,
             maps,
             pull_policy,
-            bpffs: bpffs::build(ours)?,
+            bpffs,
+            proxy,
             on_failure,
             perhaps_globals: Vec::new(),
         })
@@ -417,7 +422,7 @@ impl Request {
     /// True if there is nothing to do: only keys that qualify others are set, such as `on-failure` of a pod that
     /// requests nothing else.
     pub fn is_empty(&self) -> bool {
-        self.programs == ProgramsRequest::None && self.bpffs == BpffsRequest::None
+        self.programs == ProgramsRequest::None && self.bpffs == BpffsRequest::None && self.proxy.is_none()
     }
 
     /// Settings that are accepted but have no effect yet, one sentence each.

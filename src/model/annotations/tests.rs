@@ -44,6 +44,7 @@ fn an_image_alone_requests_all_of_its_programs() {
         pull_policy: None,
         bpffs: BpffsRequest::None,
         on_failure: OnFailure::Stop,
+        proxy: None,
         perhaps_globals: Vec::new(),
     };
     assert_eq!(all, expected);
@@ -410,4 +411,39 @@ fn an_order_without_effect_is_reported() {
         "{told:?}"
     );
     assert!(told[1].contains("xdp:b") && told[1].ends_with("one XDP program"), "{told:?}");
+}
+
+#[test]
+fn a_delegation_goes_through_a_token_or_the_proxy() {
+    let parsed = |pairs: &[(&str, &str)]| {
+        let annotations = pairs.iter().map(|(key, value)| (format!("hook.bpfman.io/{key}"), (*value).to_owned())).collect();
+        Request::parse(&annotations, None).map(|request| request.unwrap()).map_err(|error| error.to_string())
+    };
+    let proxied = parsed(&[("delegate", "sockets"), ("delegate-via", "proxy")]).unwrap();
+    assert_eq!(proxied.bpffs, BpffsRequest::None);
+    assert_eq!(proxied.proxy.as_ref().unwrap().named, Preset::Sockets.delegation());
+    assert!(!proxied.is_empty());
+    let token = parsed(&[("delegate", "sockets"), ("delegate-via", "token")]).unwrap();
+    assert_eq!(token, parsed(&[("delegate", "sockets")]).unwrap());
+    assert!(!token.canonical().contains("proxy"), "requests of earlier versions keep their digests");
+    let both = parsed(&[
+        ("delegate-progs", "xdp"),
+        ("delegate-attachs", "xdp"),
+        ("delegate-cmds", "prog_load"),
+        ("delegate-via", "proxy"),
+        ("bpffs", "private"),
+    ]);
+    assert!(matches!(both.unwrap().bpffs, BpffsRequest::Private { .. }));
+    for (pairs, part) in [
+        (&[("delegate-via", "proxy")][..], "it does not say what to delegate; add the annotation delegate"),
+        (&[("delegate", "maps"), ("delegate-via", "proxi")], "it must be token or proxy, not \"proxi\"; the nearest is proxy"),
+        (
+            &[("delegate", "maps"), ("delegate-via", "proxy"), ("bpffs", "token")],
+            "a token is not needed with delegate-via=proxy",
+        ),
+        (&[("delegate", "maps"), ("delegate-via", "proxy"), ("bpffs-path", "/run/bpf")], "there is no bpffs to mount there"),
+    ] {
+        let problem = parsed(pairs).unwrap_err();
+        assert!(problem.contains(part), "{problem}");
+    }
 }

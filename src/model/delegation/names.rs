@@ -56,7 +56,7 @@ impl Category {
     }
 
     /// The term for one of its values in a message.
-    fn noun(self) -> &'static str {
+    pub fn noun(self) -> &'static str {
         match self {
             Self::Cmds => "bpf command",
             Self::Maps => "map type",

@@ -289,4 +289,12 @@ pub enum PlanError {
         /// The owner of the network.
         why: String,
     },
+    /// The same for programs that the container loads through the proxy.
+    #[error(
+        "delegate-via=proxy: networking types would reach a network that is not the container's own: {why}; that needs host-scope in policy"
+    )]
+    ProxyNetwork {
+        /// The owner of the network.
+        why: String,
+    },
 }

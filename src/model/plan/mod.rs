@@ -10,6 +10,7 @@ mod make;
 mod manual;
 
 pub use crate::model::plan::manual::{ManualInputs, SharedMaps, manual};
+pub use attach::foreign_network;
 pub use error::PlanError;
 pub use make::make;
 

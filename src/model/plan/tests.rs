@@ -100,6 +100,7 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
             pull_policy: None,
             bpffs: BpffsRequest::None,
             on_failure: OnFailure::Stop,
+            proxy: None,
             perhaps_globals: Vec::new(),
         },
         facts: Facts {

@@ -19,6 +19,7 @@ use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::Delegation;
 use crate::model::ids::Digest;
+use crate::model::proxy::ProxyCeiling;
 use crate::model::reference::Reference;
 pub use client::{ClientAccount, ClientRefusal, ClientRule, ServiceClient, Verb};
 pub use matching::{ContainerFacts, Match};
@@ -100,6 +101,9 @@ pub struct ContainerRule {
     pub host_scope: bool,
     /// The upper limit of what may be delegated.
     pub delegate: Delegation,
+    /// The upper limit of what the container may do through the proxy of bpf(2).
+    #[serde(skip_serializing_if = "ProxyCeiling::is_empty")]
+    pub proxy: ProxyCeiling,
     /// The values that a request may use for `on-failure`; `stop` is always allowed, even if it is not listed.
     pub on_failure: Vec<OnFailure>,
     /// What happens to a container that runs without what it requested. It does not count for the policy's identity.
@@ -261,6 +265,7 @@ impl ContainerRule {
             programs: kinds.filter(|kind| kind.scope() == Scope::Container).collect(),
             host_scope: false,
             delegate: Delegation::default(),
+            proxy: ProxyCeiling::default(),
             on_failure: vec![OnFailure::Stop],
             on_missed: OnMissed::Report,
             grant: false,
@@ -396,7 +401,10 @@ impl Policy {
             if let Some(problem) = rule.delegate.useless().filter(|_| !rule.delegate.is_empty()) {
                 warnings.push(format!("{} delegates without effect: {problem}", rule.place));
             }
-            if rule.programs.is_empty() && rule.delegate.is_empty() {
+            if let Some(problem) = rule.proxy.delegation.useless().filter(|_| !rule.proxy.is_empty()) {
+                warnings.push(format!("{} allows the proxy without effect: {problem}", rule.place));
+            }
+            if rule.programs.is_empty() && rule.delegate.is_empty() && rule.proxy.is_empty() {
                 warnings.push(format!("{} allows no programs and delegates nothing", rule.place));
             }
         }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
-use super::raw::{DelegateTable, RawClient, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawSigner, RawSize};
+use super::raw::{
+    DelegateTable, RawClient, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawProxy, RawSigner, RawSize,
+};
 use super::signer::LENGTH_MAX;
 use super::{
     ClientRule, ContainerLimits, ContainerRule, ImageRule, MapNames, Match, NameSet, PatternError, Policy, RepositoryPattern,
@@ -15,6 +17,8 @@ use crate::model::annotations::OnFailure;
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::delegation::{Category, Delegation, Preset};
 use crate::model::ids::Digest;
+use crate::model::proxy::ProxyCeiling;
+use crate::model::reach;
 use crate::model::text::{is_normal_path, is_symbol, listed, nearest_hint, quoted};
 
 /// Rules of one kind in all files together.
@@ -299,22 +303,12 @@ fn container_rule(source: &PolicyText<'_>, at: usize, raw: RawContainer) -> Resu
         })?;
         programs.insert(kind);
     }
-    let delegate = match &raw.delegate {
-        None => Delegation::default(),
-        Some(written) => {
-            let ceiling = ceiling(source, written.get_ref())?;
-            let beyond = ceiling.host_scope();
-            if !raw.host_scope && !beyond.is_empty() {
-                let names = Category::ALL.into_iter().flat_map(|category| beyond.names(category)).collect::<Vec<_>>();
-                let names = listed(names.iter().map(String::as_str), 8);
-                return Err(source.at(
-                    written,
-                    format!("{names} cannot be kept inside a container; add host-scope = true, or leave them out"),
-                ));
-            }
-            ceiling
-        }
-    };
+    let host_scope = raw.host_scope;
+    let delegate = raw.delegate.as_ref().map(|written| {
+        let ceiling = ceiling(source, written.get_ref())?;
+        inside(source, written, &ceiling, host_scope)
+    });
+    let proxy = raw.proxy.as_ref().map(|written| proxy_ceiling(source, written, host_scope));
     let RawMatch { engine, namespace, pod, container, labels, runtime_user, userns } = raw.r#match;
     if let (Some(labels), None) = (&labels, &namespace) {
         return Err(source
@@ -326,8 +320,9 @@ fn container_rule(source: &PolicyText<'_>, at: usize, raw: RawContainer) -> Resu
         matches: Match { engine, namespace, pod, container, labels, runtime_user, userns },
         images: raw.images.map(|names| names.into_iter().map(Spanned::into_inner).collect()),
         programs,
-        host_scope: raw.host_scope,
-        delegate,
+        host_scope,
+        delegate: delegate.transpose()?.unwrap_or_default(),
+        proxy: proxy.transpose()?.unwrap_or_default(),
         on_failure: if raw.on_failure.is_empty() { vec![OnFailure::Stop] } else { raw.on_failure },
         on_missed: raw.on_missed,
         grant: raw.grant,
@@ -364,12 +359,38 @@ fn client_rule(source: &PolicyText<'_>, at: usize, raw: RawClient) -> Result<Cli
     })
 }
 
+/// Refuses a ceiling that cannot be kept inside a container, unless the rule allows host scope.
+fn inside<T>(
+    source: &PolicyText<'_>,
+    written: &Spanned<T>,
+    ceiling: &Delegation,
+    host_scope: bool,
+) -> Result<Delegation, PolicyError> {
+    let beyond = ceiling.host_scope();
+    if !host_scope && !beyond.is_empty() {
+        let names = Category::ALL.into_iter().flat_map(|category| beyond.names(category)).collect::<Vec<_>>();
+        let names = listed(names.iter().map(String::as_str), 8);
+        let problem = format!("{names} cannot be kept inside a container; add host-scope = true, or leave them out");
+        return Err(source.at(written, problem));
+    }
+    Ok(*ceiling)
+}
+
 fn ceiling(source: &PolicyText<'_>, raw: &RawDelegate) -> Result<Delegation, PolicyError> {
     let none = DelegateTable::default();
     let (presets, table) = match raw {
         RawDelegate::Presets(presets) => (presets, &none),
         RawDelegate::Table(table) => (&table.presets, table),
     };
+    union(source, presets, [&table.cmds, &table.maps, &table.progs, &table.attachs])
+}
+
+/// The union of presets and of the lists for [`Category::ALL`].
+fn union(
+    source: &PolicyText<'_>,
+    presets: &[Spanned<String>],
+    lists: [&Vec<Spanned<String>>; 4],
+) -> Result<Delegation, PolicyError> {
     let mut ceiling = Delegation::default();
     for word in presets {
         let preset = Preset::from_word(word.get_ref()).ok_or_else(|| {
@@ -379,13 +400,7 @@ fn ceiling(source: &PolicyText<'_>, raw: &RawDelegate) -> Result<Delegation, Pol
         })?;
         ceiling = ceiling.union(preset.delegation());
     }
-    let lists = [
-        (Category::Cmds, &table.cmds),
-        (Category::Maps, &table.maps),
-        (Category::Progs, &table.progs),
-        (Category::Attachs, &table.attachs),
-    ];
-    for (category, words) in lists {
+    for (category, words) in Category::ALL.into_iter().zip(lists) {
         for word in words {
             let value = category.value(word.get_ref()).map_err(|error| {
                 let hint = if word.get_ref() == "any" { ANY } else { "" };
@@ -395,6 +410,38 @@ fn ceiling(source: &PolicyText<'_>, raw: &RawDelegate) -> Result<Delegation, Pol
         }
     }
     Ok(ceiling)
+}
+
+fn proxy_ceiling(source: &PolicyText<'_>, written: &Spanned<RawProxy>, host_scope: bool) -> Result<ProxyCeiling, PolicyError> {
+    let table = &written.get_ref().0;
+    let ceiling = union(source, &table.presets, [&table.cmds, &table.maps, &table.progs, &table.attachs])?;
+    let helpers = table.helpers.as_ref().map(|names| {
+        let numbers = names.iter().map(|name| {
+            let problem = || source.at(name, format!("{} is not a helper", quoted(name.get_ref())));
+            reach::helper_number(name.get_ref()).ok_or_else(problem)
+        });
+        numbers.collect::<Result<_, _>>()
+    });
+    let kfuncs = table.kfuncs.as_ref().map(|names| names.iter().map(|name| kfunc(source, name, host_scope)).collect());
+    Ok(ProxyCeiling {
+        delegation: inside(source, written, &ceiling, host_scope)?,
+        helpers: helpers.transpose()?,
+        kfuncs: kfuncs.transpose()?,
+    })
+}
+
+/// A function of the kernel; the running one need not have it.
+fn kfunc(source: &PolicyText<'_>, name: &Spanned<String>, host_scope: bool) -> Result<String, PolicyError> {
+    let text = name.get_ref();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        return Err(source.at(name, format!("{} is not the name of a kernel function", quoted(text))));
+    }
+    match reach::kfunc(text) {
+        Some(reach) if reach.is_beyond() && !host_scope => {
+            Err(source.at(name, format!("{text} reaches {reach}; add host-scope = true, or leave it out")))
+        }
+        _ => Ok(text.clone()),
+    }
 }
 
 /// A limit of `any` would also allow what newer kernels add.

@@ -65,6 +65,7 @@ pub(super) struct RawContainer {
     #[serde(default)]
     pub(super) host_scope: bool,
     pub(super) delegate: Option<Spanned<RawDelegate>>,
+    pub(super) proxy: Option<Spanned<RawProxy>>,
     #[serde(default)]
     pub(super) on_failure: Vec<OnFailure>,
     #[serde(default)]
@@ -136,6 +137,26 @@ pub(super) enum RawDelegate {
     Table(DelegateTable),
 }
 
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProxyTable {
+    #[serde(default)]
+    pub(super) presets: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) cmds: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) maps: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) progs: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) attachs: Vec<Spanned<String>>,
+    pub(super) helpers: Option<Vec<Spanned<String>>>,
+    pub(super) kfuncs: Option<Vec<Spanned<String>>>,
+}
+
+/// A list of presets, or a table that also lists functions.
+pub(super) struct RawProxy(pub(super) ProxyTable);
+
 /// A table, or a list of them.
 pub(super) struct OneOrMany<T>(pub(super) Vec<T>);
 
@@ -193,6 +214,32 @@ impl<'de> Deserialize<'de> for RawDelegate {
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
                 DelegateTable::deserialize(de::value::MapAccessDeserializer::new(map)).map(RawDelegate::Table)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawProxy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = RawProxy;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of presets, or a table of presets, cmds, maps, progs, attachs, helpers and kfuncs")
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut presets = Vec::new();
+                while let Some(one) = seq.next_element()? {
+                    presets.push(one);
+                }
+                Ok(RawProxy(ProxyTable { presets, ..ProxyTable::default() }))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                ProxyTable::deserialize(de::value::MapAccessDeserializer::new(map)).map(RawProxy)
             }
         }
         deserializer.deserialize_any(Visitor)

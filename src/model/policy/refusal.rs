@@ -111,9 +111,17 @@ pub enum Refusal {
         /// The container rule.
         rule: String,
     },
+    /// The container rule allows nothing through the proxy.
+    #[error("{rule} allows nothing with delegate-via=proxy; add proxy = [ … ] to a [[container]] rule")]
+    NothingProxied {
+        /// The container rule.
+        rule: String,
+    },
     /// The request exceeds the delegation limit.
-    #[error("{rule} does not delegate {names}; request less, or add {remedy} to its delegate")]
+    #[error("{rule} does not delegate {names}; request less, or add {remedy} to its {key}")]
     Delegation {
+        /// The rule's key: `delegate` or `proxy`.
+        key: &'static str,
         /// The names above the limit.
         names: String,
         /// The preset that contains them, or `them`.

@@ -84,6 +84,7 @@ fn the_documented_policy_has_the_documented_meaning() {
         host_scope: true,
         delegate: Preset::Networking.delegation().union(Preset::Tracing.delegation()),
         on_failure: vec![OnFailure::Stop, OnFailure::Continue],
+        proxy: Default::default(),
         on_missed: OnMissed::Kill,
         grant: true,
         pull_policy: Some(PullPolicy::Never),
@@ -100,6 +101,7 @@ fn the_documented_policy_has_the_documented_meaning() {
         host_scope: false,
         delegate: Delegation::default(),
         on_failure: vec![OnFailure::Stop],
+        proxy: Default::default(),
         on_missed: OnMissed::Report,
         grant: false,
         pull_policy: None,
@@ -128,6 +130,44 @@ fn without_files_the_built_in_policy_applies() {
     let mut own = parse("[[image]]\nrepository = \"ghcr.io/a/b\"\nunsigned = true").expect("legal");
     own.trust([PathBuf::from("/k.pub")]);
     assert_eq!(own.trust_files().len(), 0);
+}
+
+#[test]
+fn a_proxy_has_presets_names_and_lists_of_functions() {
+    let parsed = |rule: &str| {
+        let text = format!("[[container]]\n{rule}\n");
+        Policy::parse(&[("/p.toml".into(), text)]).map(|policy| policy.containers[0].proxy.clone())
+    };
+    let presets = parsed("proxy = [\"sockets\"]").unwrap();
+    assert_eq!(presets.delegation, Preset::Sockets.delegation());
+    assert_eq!((&presets.helpers, &presets.kfuncs), (&None, &None));
+    let table = parsed(
+        "proxy = { presets = [\"probes\"], progs = [\"xdp\"], helpers = [\"ktime_get_ns\", \"bpf_map_lookup_elem\"], kfuncs = [\"bpf_dynptr_slice\"] }",
+    )
+    .unwrap();
+    assert_eq!(table.delegation.progs, 1 << 1 | 1 << 6);
+    assert_eq!(table.helpers, Some([1, 5].into()));
+    assert_eq!(table.kfuncs, Some(["bpf_dynptr_slice".to_owned()].into()));
+    assert!(parsed("host-scope = true\nproxy = { presets = [\"tracing\"], kfuncs = [\"bpf_rdonly_cast\"] }").is_ok());
+    for (rule, part) in [
+        ("proxy = [\"network\"]", "\"network\" is not a preset"),
+        ("proxy = [\"tracing\"]", "cannot be kept inside a container; add host-scope = true"),
+        ("proxy = { progs = [\"any\"] }", "a limit must name its values"),
+        ("proxy = { helpers = [\"map_lookup\"] }", "\"map_lookup\" is not a helper"),
+        ("proxy = { kfuncs = [\"a b\"] }", "\"a b\" is not the name of a kernel function"),
+        ("proxy = { kfuncs = [\"bpf_rdonly_cast\"] }", "bpf_rdonly_cast reaches kernel memory; add host-scope = true"),
+        ("proxy = { links = [] }", "unknown field"),
+        ("proxy = true", "a list of presets, or a table"),
+    ] {
+        let problem = parsed(rule).unwrap_err().to_string();
+        assert!(problem.contains(part), "{rule}: {problem}");
+    }
+}
+
+#[test]
+fn a_policy_without_a_proxy_keeps_its_identity() {
+    let policy = Policy::parse(&[("/p.toml".into(), "[[container]]\ndelegate = [\"maps\"]\n".to_owned())]).unwrap();
+    assert!(!policy.canonical().contains("proxy"), "{}", policy.canonical());
 }
 
 #[test]

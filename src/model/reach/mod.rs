@@ -96,6 +96,12 @@ pub fn helper(number: u32) -> Option<KernelFunction> {
     Some(KernelFunction { call: Call::Helper(number), name, reach: *reach })
 }
 
+/// The number of a helper by its name, with or without `bpf_`.
+pub fn helper_number(name: &str) -> Option<u32> {
+    let name = name.strip_prefix("bpf_").unwrap_or(name);
+    (1..).map_while(|number| helper(number).map(|function| (number, function))).find(|(_, f)| f.name == name).map(|(n, _)| n)
+}
+
 /// The reach of a kfunc, if known: None means unknown, not harmless.
 pub fn kfunc(name: &str) -> Option<Reach> {
     let listed = kfuncs::KFUNCS.iter().find(|(known, _)| *known == name);
@@ -144,6 +150,8 @@ mod tests {
             assert_eq!(helper(number), Some(KernelFunction { call: Call::Helper(number), name, reach }));
         }
         assert_eq!((helper(0), helper(212), helper(u32::MAX)), (None, None, None));
+        let numbers = ["sk_lookup_tcp", "bpf_sk_lookup_tcp", "bpf_nothing", "bpf_"].map(helper_number);
+        assert_eq!(numbers, [Some(84), Some(84), None, None]);
     }
 
     /// The rows of the table in docs/policy.md.

@@ -9,6 +9,7 @@ use crate::model::delegation::Delegation;
 use crate::model::ids::{ContainerId, Digest, OwnerNo, ProcessIdentity};
 use crate::model::manual::LoadMetadata;
 use crate::model::policy::{ContainerFacts, Engine};
+use crate::model::proxy::ProxyRecord;
 
 /// The owner of programs, links and maps. Its text names it in messages and tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,9 @@ pub struct ContainerOwner {
     pub cgroup: Option<CgroupRecord>,
     /// The bpffs that was mounted into it.
     pub bpffs: Option<BpffsRecord>,
+    /// What it was granted through the proxy of bpf(2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyRecord>,
     /// The network namespaces whose programs it keeps alive.
     pub holds: Vec<OwnerNo>,
     /// True for a Failed owner whose container runs because it was started without bpfman-hook. The record is removed
@@ -132,6 +136,7 @@ impl ContainerOwner {
             request: None,
             cgroup: None,
             bpffs: None,
+            proxy: None,
             holds: Vec::new(),
             missed: false,
         }

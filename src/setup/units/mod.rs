@@ -9,6 +9,7 @@ use crate::setup::steps::Installer;
 pub mod gc;
 pub mod metrics;
 pub mod nri;
+pub mod proxy;
 pub mod service;
 
 /// A file of units, and its text.

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use aya_obj::generated::bpf_cmd::BPF_OBJ_GET_INFO_BY_FD;
-use aya_obj::generated::{bpf_link_info, bpf_map_info, bpf_prog_info};
+use aya_obj::generated::{bpf_btf_info, bpf_link_info, bpf_map_info, bpf_prog_info};
 use rustix::io::Errno;
 
 use crate::model::delegation::{Category, Delegation};
@@ -188,6 +188,57 @@ pub fn link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, Errno> {
         // SAFETY: as above.
         cgroup: if info.type_ == CGROUP { Some(unsafe { info.__bindgen_anon_1.cgroup.cgroup_id }) } else { None },
     })
+}
+
+/// The type (`enum bpf_prog_type`) and the id of a program; None if the descriptor is something else, about which the
+/// kernel would answer in another form.
+pub fn program_kind(object: BorrowedFd<'_>) -> Result<Option<(u32, u32)>, Errno> {
+    if !is_anonymous(object, "anon_inode:bpf-prog") {
+        return Ok(None);
+    }
+    // SAFETY: the struct consists of integers, for which zero is a value.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    // SAFETY: the struct's pointers and their counts are zero.
+    unsafe { query(object, &mut info) }?;
+    Ok(Some((info.type_, info.id)))
+}
+
+/// The id of some BTF and its size in bytes; None if the descriptor is something else.
+pub fn btf_kind(object: BorrowedFd<'_>) -> Result<Option<(u32, u32)>, Errno> {
+    if !is_anonymous(object, "anon_inode:btf") {
+        return Ok(None);
+    }
+    // SAFETY: the struct consists of integers, for which zero is a value.
+    let mut info: bpf_btf_info = unsafe { std::mem::zeroed() };
+    // SAFETY: the struct's pointers and their sizes are zero.
+    unsafe { query(object, &mut info) }?;
+    Ok(Some((info.id, info.btf_size)))
+}
+
+/// The bytes of some BTF, of the size that [`btf_kind`] returned.
+pub fn btf_bytes(object: BorrowedFd<'_>, size: u32) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0_u8; size as usize];
+    // SAFETY: the struct consists of integers, for which zero is a value.
+    let mut info: bpf_btf_info = unsafe { std::mem::zeroed() };
+    info.btf = bytes.as_mut_ptr() as u64;
+    info.btf_size = size;
+    // SAFETY: `btf` is writable for `btf_size` bytes, and the kernel does not write more; the other size is zero.
+    unsafe { query(object, &mut info) }?;
+    Ok(bytes)
+}
+
+/// The id of a map that this process has created.
+pub fn map_id(map: BorrowedFd<'_>) -> Result<u32, Errno> {
+    // SAFETY: the struct consists of integers, for which zero is a value.
+    let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
+    // SAFETY: the struct has no pointers.
+    unsafe { query(map, &mut info) }?;
+    Ok(info.id)
+}
+
+/// Whether a descriptor's file is the anonymous one with this name. No path looks like that, since paths are absolute.
+fn is_anonymous(object: BorrowedFd<'_>, name: &str) -> bool {
+    std::fs::read_link(format!("/proc/self/fd/{}", raw(object))).is_ok_and(|link| link.as_os_str() == name)
 }
 
 /// True if the descriptor is that of a link. The kernel also answers link queries on program descriptors, with other

@@ -9,6 +9,7 @@ mod info;
 mod link;
 mod load;
 mod perf;
+pub mod prepared;
 pub mod probe;
 
 use std::ffi::CString;
@@ -19,14 +20,14 @@ use std::path::Path;
 
 use aya_obj::generated::bpf_attr;
 use aya_obj::generated::bpf_cmd::{
-    self, BPF_LINK_GET_FD_BY_ID, BPF_LINK_GET_NEXT_ID, BPF_MAP_GET_NEXT_ID, BPF_OBJ_GET, BPF_OBJ_PIN, BPF_PROG_GET_FD_BY_ID,
-    BPF_PROG_GET_NEXT_ID,
+    self, BPF_BTF_GET_FD_BY_ID, BPF_BTF_GET_NEXT_ID, BPF_LINK_GET_FD_BY_ID, BPF_LINK_GET_NEXT_ID, BPF_MAP_GET_FD_BY_ID,
+    BPF_MAP_GET_NEXT_ID, BPF_OBJ_GET, BPF_OBJ_PIN, BPF_PROG_GET_FD_BY_ID, BPF_PROG_GET_NEXT_ID,
 };
 use rustix::io::Errno;
 
 pub use info::{
-    LinkInfo, MapInfo, ProgramInfo, attach_function, is_link, link_info, locked_memory, map_info, program_id, program_info,
-    token_info,
+    LinkInfo, MapInfo, ProgramInfo, attach_function, btf_bytes, btf_kind, is_link, link_info, locked_memory, map_id, map_info,
+    program_id, program_info, program_kind, token_info,
 };
 pub use link::{LinkTarget, link_create, raw_tracepoint_open, trampoline_link};
 pub use load::{
@@ -43,6 +44,8 @@ pub enum ObjectKind {
     Map,
     /// Links.
     Link,
+    /// BTF.
+    Btf,
 }
 
 /// Pins an object in a bpffs. The object exists as long as the pin does.
@@ -91,6 +94,20 @@ pub fn link_by_id(id: u32) -> Result<OwnedFd, Errno> {
     unsafe { new_fd(BPF_LINK_GET_FD_BY_ID, &mut attr) }
 }
 
+/// True unless no object of a kind has this id any more. Needs CAP_SYS_ADMIN.
+pub fn exists(kind: ObjectKind, id: u32) -> bool {
+    let cmd = match kind {
+        ObjectKind::Program => BPF_PROG_GET_FD_BY_ID,
+        ObjectKind::Map => BPF_MAP_GET_FD_BY_ID,
+        ObjectKind::Link => BPF_LINK_GET_FD_BY_ID,
+        ObjectKind::Btf => BPF_BTF_GET_FD_BY_ID,
+    };
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    // SAFETY: the command only reads integers of `attr` and returns a new descriptor.
+    !matches!(unsafe { new_fd(cmd, &mut attr) }, Err(Errno::NOENT))
+}
+
 /// Returns the ids of all objects of a kind in ascending order. Needs CAP_SYS_ADMIN.
 pub fn ids(kind: ObjectKind) -> Result<Vec<u32>, Errno> {
     let mut found = Vec::new();
@@ -111,6 +128,7 @@ fn next_id(kind: ObjectKind, start: u32) -> Result<Option<u32>, Errno> {
         ObjectKind::Program => BPF_PROG_GET_NEXT_ID,
         ObjectKind::Map => BPF_MAP_GET_NEXT_ID,
         ObjectKind::Link => BPF_LINK_GET_NEXT_ID,
+        ObjectKind::Btf => BPF_BTF_GET_NEXT_ID,
     };
     let mut attr = zeroed();
     attr.__bindgen_anon_6.__bindgen_anon_1.start_id = start;

@@ -1,0 +1,285 @@
+//! The review of programs that a container submits itself, through the proxy of bpf(2): bare instructions, without an
+//! object around them.
+
+use std::collections::BTreeMap;
+
+use super::{Broken, Objection, instructions, target};
+use crate::kernel::btf::{Btf, BtfError, BtfKind};
+use crate::kernel::insn::{self, Insn, PSEUDO_FUNC, PSEUDO_KFUNC};
+use crate::kernel::review::tags;
+use crate::model::proxy::ProxyGrant;
+use crate::model::reach;
+
+/// A submitted program that its container was not granted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "program {program} {}{}: {}; {}{}", objection.what(), Place(*at), objection.why(), remedy(objection), objection.instead()
+)]
+pub struct SubmittedRefusal {
+    /// Its name.
+    pub program: String,
+    /// What it does.
+    pub objection: Objection,
+    /// The instruction, counted from its start.
+    pub at: Option<usize>,
+}
+
+struct Place(Option<usize>);
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map_or(Ok(()), |at| write!(f, " (instruction {at})"))
+    }
+}
+
+fn remedy(objection: &Objection) -> &'static str {
+    match objection {
+        Objection::NotListed(_) | Objection::KfuncNotListed(_) => "add it to proxy of the container's policy rule",
+        _ => "it needs host-scope = true in the container's policy rule",
+    }
+}
+
+/// The kernel functions of a grant, by their ids in the running kernel's BTF.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GrantedKfuncs {
+    ids: BTreeMap<u32, String>,
+}
+
+impl GrantedKfuncs {
+    /// Looks up the granted functions in the BTF of the kernel. A name that the kernel does not have grants nothing.
+    ///
+    /// # Errors
+    /// If the BTF cannot be read.
+    pub fn find(grant: &ProxyGrant, kernel: &[u8]) -> Result<Self, BtfError> {
+        let mut ids = BTreeMap::new();
+        let Some(names) = grant.kfuncs.as_ref().filter(|names| !names.is_empty()) else { return Ok(Self { ids }) };
+        let types = Btf::parse(kernel)?;
+        for function in types.types().filter(|ty| ty.kind == BtfKind::Func) {
+            let name = types.name(&function)?;
+            if names.contains(name) {
+                ids.insert(function.id, name.to_owned());
+            }
+        }
+        Ok(Self { ids })
+    }
+}
+
+/// Which calls a submitted program may make.
+pub(super) struct AllowedCalls<'a> {
+    grant: &'a ProxyGrant,
+    kfuncs: &'a GrantedKfuncs,
+}
+
+impl AllowedCalls<'_> {
+    /// Checks a helper against the list of the grant.
+    pub(super) fn helper(&self, number: u32) -> Result<(), Objection> {
+        match &self.grant.helpers {
+            Some(helpers) if !helpers.contains(&number) => Err(Objection::NotListed(number)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks a call of a kernel function. Functions of modules, which the offset selects, are never allowed.
+    pub(super) fn kfunc(&self, call: Insn) -> Result<(), Objection> {
+        let unlisted = match (&self.grant.kfuncs, self.grant.host_scope) {
+            (None, true) => return Ok(()),
+            (None, false) => return Err(Objection::Kfunc),
+            (Some(_), _) => Objection::KfuncNotListed(call.imm.cast_unsigned()),
+        };
+        let name = self.kfuncs.ids.get(&call.imm.cast_unsigned()).filter(|_| call.off == 0).ok_or(unlisted)?;
+        // What the policy lists was reviewed by the administrator, unless it is known to reach beyond.
+        match reach::kfunc(name) {
+            Some(reach) if reach.is_beyond() && !self.grant.host_scope => Err(Objection::Kfunc),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reviews the instructions of a program of a type (`enum bpf_prog_type`).
+pub fn review_submitted(
+    grant: &ProxyGrant,
+    kfuncs: &GrantedKfuncs,
+    name: &str,
+    program_type: u32,
+    code: &[[u8; insn::SIZE]],
+) -> Result<(), SubmittedRefusal> {
+    let code: Vec<Insn> = code.iter().copied().map(Insn::from).collect();
+    let allowed = AllowedCalls { grant, kfuncs };
+    let broken = match grant.host_scope {
+        true => calls(&code, &allowed),
+        false => instructions(program_type, &code, &starts(&code), Some(&allowed)),
+    };
+    broken.map_err(|(objection, at)| SubmittedRefusal { program: name.to_owned(), objection, at })
+}
+
+/// At host scope only the lists of the grant apply.
+fn calls(code: &[Insn], allowed: &AllowedCalls<'_>) -> Result<(), Broken> {
+    for (at, insn) in linear(code) {
+        let checked = match (insn.code, insn.src()) {
+            (insn::CALL, 0) => allowed.helper(insn.imm.cast_unsigned()),
+            (insn::CALL, PSEUDO_KFUNC) => allowed.kfunc(insn),
+            _ => Ok(()),
+        };
+        checked.map_err(|objection| (objection, Some(at)))?;
+    }
+    Ok(())
+}
+
+/// The first instructions of the functions, ascending, as the verifier finds them (`check_subprogs`): the targets of
+/// calls, and of addresses of functions.
+fn starts(code: &[Insn]) -> Vec<usize> {
+    let mut starts = vec![0];
+    for (at, insn) in linear(code) {
+        let is_function = insn.is_call() || insn.is_wide() && insn.src() == PSEUDO_FUNC;
+        if is_function {
+            starts.push(target(at, insn.imm));
+        }
+    }
+    starts.sort_unstable();
+    starts.dedup();
+    starts
+}
+
+/// The instructions without the second halves of 64-bit constants.
+fn linear(code: &[Insn]) -> impl Iterator<Item = (usize, Insn)> + '_ {
+    let mut skip = false;
+    code.iter().copied().enumerate().filter(move |(_, insn)| {
+        let is_second = std::mem::take(&mut skip);
+        skip = !is_second && insn.is_wide();
+        !is_second
+    })
+}
+
+/// The tags of function arguments in some BTF that were not reviewed: the type of the function and the tag.
+///
+/// # Errors
+/// If it cannot be parsed, although the kernel accepted it.
+pub fn unreviewed_tags(btf: &[u8]) -> Result<Vec<(u32, String)>, BtfError> {
+    Ok(tags::unreviewed(&Btf::parse(btf)?).collect())
+}
+
+/// Checks the functions of a program, `struct bpf_func_info` of `record` bytes each, against [`unreviewed_tags`] of its
+/// BTF.
+pub fn review_functions(name: &str, functions: &[u8], record: usize, tags: &[(u32, String)]) -> Result<(), SubmittedRefusal> {
+    // The first field is the instruction, the second the type.
+    for function in functions.chunks_exact(record.max(8)) {
+        let ty = function.get(4..).and_then(<[u8]>::first_chunk).copied().map(u32::from_ne_bytes);
+        if let Some((_, tag)) = tags.iter().find(|(tagged, _)| Some(*tagged) == ty) {
+            return Err(SubmittedRefusal { program: name.to_owned(), objection: Objection::Tag(tag.clone()), at: None });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::delegation::Delegation;
+    use crate::model::policy::ContainerLimits;
+
+    const XDP: u32 = 6;
+
+    fn grant(helpers: Option<&[u32]>, kfuncs: Option<&[&str]>, host_scope: bool) -> ProxyGrant {
+        ProxyGrant {
+            delegation: Delegation::default(),
+            helpers: helpers.map(|numbers| numbers.iter().copied().collect()),
+            kfuncs: kfuncs.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
+            host_scope,
+            limits: ContainerLimits::default(),
+        }
+    }
+
+    fn insn(code: u8, registers: u8, off: i16, imm: i32) -> [u8; 8] {
+        let ([o0, o1], [i0, i1, i2, i3]) = (off.to_ne_bytes(), imm.to_ne_bytes());
+        [code, registers, o0, o1, i0, i1, i2, i3]
+    }
+
+    fn helper(number: i32) -> [u8; 8] {
+        insn(0x85, 0, 0, number)
+    }
+
+    fn kfunc(id: i32, module: i16) -> [u8; 8] {
+        insn(0x85, 0x20, module, id)
+    }
+
+    const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
+
+    fn judge(grant: &ProxyGrant, code: &[[u8; 8]]) -> Result<(), String> {
+        let kfuncs = GrantedKfuncs { ids: [(7, "bpf_good".to_owned()), (8, "bpf_rdonly_cast".to_owned())].into() };
+        review_submitted(grant, &kfuncs, "p", XDP, code).map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn container_scope_has_the_lists_of_images() {
+        let container = grant(None, None, false);
+        for (code, refusal) in [
+            (vec![helper(1), EXIT], None),
+            (
+                vec![helper(113), EXIT],
+                Some(
+                    "program p calls bpf_probe_read_kernel (instruction 0): that reaches kernel memory; it needs host-scope = true",
+                ),
+            ),
+            (vec![helper(84), EXIT], Some("a network namespace other than its own")),
+            (vec![insn(0xb7, 4, 0, -1), helper(84), EXIT], None),
+            // A jump to the call: the constant is not known there.
+            (vec![insn(0x15, 0, 1, 0), insn(0xb7, 4, 0, -1), helper(84), EXIT], Some("other than its own")),
+            // So is the entry of a function.
+            (vec![insn(0xb7, 4, 0, -1), insn(0x85, 0x10, 0, 0), helper(84), EXIT], Some("other than its own")),
+            (vec![kfunc(7, 0), EXIT], Some("calls a kernel function (kfunc)")),
+            (vec![insn(0x18, 0x30, 0, 1), [0; 8], EXIT], Some("uses a kernel variable")),
+            (vec![insn(0x18, 0x70, 0, 1), [0; 8], EXIT], Some("a constant of unknown kind 7")),
+            (vec![insn(0xe5, 0, 0, 0), EXIT], Some("uses may_goto")),
+            (vec![helper(181), EXIT], Some("bpf_loop with a count")),
+            (vec![helper(i32::MAX), EXIT], Some("that was not reviewed")),
+        ] {
+            match (judge(&container, &code), refusal) {
+                (Ok(()), None) => {}
+                (Err(shown), Some(part)) => assert!(shown.contains(part), "{shown}"),
+                (found, expected) => assert_eq!(found.err().as_deref(), expected, "{code:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_lists_of_a_grant_only_narrow_helpers() {
+        let narrow = grant(Some(&[1, 113]), None, false);
+        assert_eq!(judge(&narrow, &[helper(1), EXIT]), Ok(()));
+        assert!(judge(&narrow, &[helper(113), EXIT]).unwrap_err().contains("reaches kernel memory"));
+        let sentence = "program p calls bpf_map_update_elem (instruction 1): that is not among the helpers of the rule; \
+                        add it to proxy of the container's policy rule";
+        assert_eq!(judge(&narrow, &[helper(1), helper(2), EXIT]), Err(sentence.to_owned()));
+        let host = grant(Some(&[113]), None, true);
+        assert_eq!(judge(&host, &[helper(113), kfunc(3, 5), EXIT]), Ok(()));
+        assert!(judge(&host, &[helper(1), EXIT]).unwrap_err().contains("not among the helpers"));
+    }
+
+    #[test]
+    fn listed_kfuncs_are_allowed_unless_they_reach_beyond() {
+        let listed = grant(None, Some(&["bpf_good", "bpf_rdonly_cast"]), false);
+        assert_eq!(judge(&listed, &[kfunc(7, 0), EXIT]), Ok(()));
+        for (call, part) in [(kfunc(9, 0), "kernel function 9"), (kfunc(7, 1), "kernel function 7"), (kfunc(8, 0), "kfunc")] {
+            assert!(judge(&listed, &[call, EXIT]).unwrap_err().contains(part));
+        }
+        let host = grant(None, Some(&["bpf_rdonly_cast"]), true);
+        assert_eq!(judge(&host, &[kfunc(8, 0), EXIT]), Ok(()));
+        assert!(judge(&host, &[kfunc(9, 0), EXIT]).is_err());
+    }
+
+    #[test]
+    fn functions_begin_where_the_verifier_finds_them() {
+        let code = [insn(0x85, 0x10, 0, 2), EXIT, insn(0x18, 0x40, 0, 2), insn(0x85, 0x10, 0, 9), EXIT];
+        let code: Vec<Insn> = code.into_iter().map(Insn::from).collect();
+        // The second half of a constant is no call.
+        assert_eq!(starts(&code), [0, 3, 5]);
+    }
+
+    #[test]
+    fn tagged_functions_are_found_by_their_type() {
+        let tags = [(5, "arg:untrusted".to_owned())];
+        let record = |ty: u32| [0u32, ty].map(u32::to_ne_bytes).concat();
+        assert_eq!(review_functions("p", &record(4), 8, &tags), Ok(()));
+        let refused = review_functions("p", &[record(4), record(5)].concat(), 8, &tags).unwrap_err().to_string();
+        assert!(refused.contains("tagged \"arg:untrusted\": that reaches kernel memory"), "{refused}");
+    }
+}

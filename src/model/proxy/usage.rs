@@ -1,0 +1,171 @@
+//! What a container holds through the proxy. The kernel charges it to the proxy's memory cgroup, not to the
+//! container's, so the limits of the policy are enforced here.
+
+use serde::{Deserialize, Serialize};
+
+use super::ProxyRefusal;
+use crate::model::policy::ContainerLimits;
+
+/// A kind of object that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UsedKind {
+    /// A program, with its instructions.
+    Program,
+    /// A map.
+    Map,
+    /// BTF.
+    Btf,
+    /// A link.
+    Link,
+}
+
+impl UsedKind {
+    /// The kind in listings.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Program => "program",
+            Self::Map => "map",
+            Self::Btf => "btf",
+            Self::Link => "link",
+        }
+    }
+
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Program => "a program",
+            Self::Map => "a map",
+            Self::Btf => "BTF",
+            Self::Link => "a link",
+        }
+    }
+}
+
+/// The objects that were created for a container and, as far as known, still exist.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyUsage {
+    held: Vec<HeldObject>,
+}
+
+/// One of them: loaded by the workload, and held by its processes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldObject {
+    /// Its kind.
+    pub kind: UsedKind,
+    /// The kernel's id.
+    pub id: u32,
+    /// `enum bpf_prog_type` of a program or of a link's program, `enum bpf_map_type` of a map; 0 for BTF.
+    pub kernel_type: u32,
+    /// The name of a program or map, which may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// Objects of one container that its record lists. Limits hold for more: only a listing is shortened.
+pub const LISTED_MAX: usize = 1024;
+
+/// What a container's record lists from now on, without those that are gone. Several processes serve one container: each
+/// adds what it made.
+pub fn merged(recorded: &[HeldObject], made: &[HeldObject], gone: &[HeldObject]) -> Vec<HeldObject> {
+    let added = made.iter().filter(|object| !recorded.contains(object));
+    let all = recorded.iter().chain(added).filter(|object| !gone.contains(object));
+    all.take(LISTED_MAX).cloned().collect()
+}
+
+impl ProxyUsage {
+    /// Notes a new object.
+    pub fn add(&mut self, object: HeldObject) {
+        self.held.push(object);
+    }
+
+    /// The objects.
+    pub fn held(&self) -> &[HeldObject] {
+        &self.held
+    }
+
+    /// Adds the objects that other processes made for the same container.
+    pub fn learn(&mut self, recorded: Vec<HeldObject>) {
+        for object in recorded {
+            if !self.has(object.kind, object.id) {
+                self.held.push(object);
+            }
+        }
+    }
+
+    /// Removes what no longer exists.
+    pub fn prune(&mut self, exists: impl FnMut(&HeldObject) -> bool) {
+        self.held.retain(exists);
+    }
+
+    /// True if an object of this kind was created for the container.
+    pub fn has(&self, kind: UsedKind, id: u32) -> bool {
+        self.held.iter().any(|object| object.kind == kind && object.id == id)
+    }
+
+    /// Whether another object of a kind and a size in bytes fits under the limits.
+    ///
+    /// # Errors
+    /// ENOSPC with the limit. Objects that were closed count until [`Self::prune`].
+    pub fn fits(&self, kind: UsedKind, bytes: u64, limits: &ContainerLimits) -> Result<(), ProxyRefusal> {
+        let count = self.held.iter().filter(|object| object.kind == kind).count() as u64;
+        let (what, limit) = match kind {
+            UsedKind::Program => ("programs", u64::from(limits.programs)),
+            UsedKind::Link => ("links", u64::from(limits.links)),
+            UsedKind::Map | UsedKind::Btf => ("maps", u64::from(u32::MAX)),
+        };
+        if count >= limit {
+            return Err(ProxyRefusal::Limit { what, held: count, limit });
+        }
+        let held = self.held.iter().fold(0u64, |sum, object| sum.saturating_add(object.bytes));
+        match held.checked_add(bytes) {
+            Some(sum) if sum <= limits.map_memory => Ok(()),
+            _ => Err(ProxyRefusal::Memory { what: kind.noun(), asked: bytes, held, limit: limits.map_memory }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(kind: UsedKind, id: u32, bytes: u64) -> HeldObject {
+        HeldObject { kind, id, kernel_type: 0, name: String::new(), bytes }
+    }
+
+    #[test]
+    fn processes_of_one_container_add_to_its_record() {
+        let [a, b, c] = [1, 2, 3].map(|id| object(UsedKind::Map, id, 8));
+        let all = [a.clone(), b.clone()];
+        assert_eq!(merged(&all, &[b.clone(), c.clone()], &[a.clone()]), [b.clone(), c.clone()]);
+        let many: Vec<_> = (0..3000).map(|id| object(UsedKind::Map, id, 0)).collect();
+        assert_eq!(merged(&all, &many, &[]).len(), LISTED_MAX);
+        let mut usage = ProxyUsage::default();
+        usage.add(a.clone());
+        usage.learn(vec![a.clone(), b.clone()]);
+        assert_eq!(usage.held(), [a, b]);
+    }
+
+    #[test]
+    fn objects_count_until_they_are_gone() {
+        let limits = ContainerLimits { programs: 2, links: 1, map_memory: 100 };
+        let mut usage = ProxyUsage::default();
+        for (kind, id, bytes) in
+            [(UsedKind::Program, 1, 10), (UsedKind::Map, 1, 40), (UsedKind::Btf, 9, 10), (UsedKind::Program, 2, 0)]
+        {
+            assert_eq!(usage.fits(kind, bytes, &limits), Ok(()));
+            usage.add(object(kind, id, bytes));
+        }
+        assert!(matches!(usage.fits(UsedKind::Program, 0, &limits), Err(ProxyRefusal::Limit { held: 2, limit: 2, .. })));
+        assert_eq!(usage.fits(UsedKind::Map, 40, &limits), Ok(()));
+        for bytes in [41, u64::MAX] {
+            assert!(matches!(usage.fits(UsedKind::Map, bytes, &limits), Err(ProxyRefusal::Memory { held: 60, .. })));
+        }
+        assert!(usage.has(UsedKind::Program, 2) && !usage.has(UsedKind::Link, 2));
+        usage.prune(|object| object.kind != UsedKind::Program);
+        assert_eq!(usage.fits(UsedKind::Program, 50, &limits), Ok(()));
+        usage.add(object(UsedKind::Link, 3, 0));
+        assert!(usage.fits(UsedKind::Link, 0, &limits).is_err());
+    }
+}

@@ -1,0 +1,184 @@
+//! Receives the calls of one listener, has each executed or refused, and answers.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use crate::model::ids::ContainerId;
+use crate::model::proxy::NotifiedCommand;
+use crate::output::report::Report;
+use crate::paths::Paths;
+use crate::proxy::answers::{CallKey, Outcome, Undelivered};
+use crate::proxy::call::{self, CopiedCall};
+use crate::proxy::failure::FailedCall;
+use crate::proxy::granted::GrantedContainer;
+use crate::sys::SysError;
+use crate::sys::seccomp_notify::{
+    Answered, NATIVE_ARCH, Notification, NotifiedThread, Reported, SYS_BPF, SeccompListener, thread_runs,
+};
+
+/// Different refusals of one container that are logged. A hostile container could otherwise fill the log.
+const NOTED_MAX: usize = 64;
+
+/// How long a container must make no call before what it has loaded is recorded.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The time between two changes of the record by one process.
+const RECORDED: Duration = Duration::from_secs(1);
+
+/// The answer to calls that are not bpf(2) of this architecture.
+const ENOSYS: i32 = 38;
+
+/// What is known about the container of a listener.
+pub(super) struct Agent {
+    paths: Paths,
+    id: ContainerId,
+    granted: Option<GrantedContainer>,
+    undelivered: Undelivered,
+    report: Report,
+    noted: BTreeSet<String>,
+}
+
+impl Agent {
+    pub(super) fn new(paths: &Paths, id: ContainerId) -> Self {
+        Self {
+            paths: paths.clone(),
+            id,
+            granted: None,
+            undelivered: Undelivered::default(),
+            report: Report::new(paths),
+            noted: BTreeSet::new(),
+        }
+    }
+
+    /// Serves a listener until its last task has ended.
+    pub(super) fn run(mut self, listener: &SeccompListener) -> Result<(), SysError> {
+        loop {
+            match listener.next(self.patience())? {
+                Reported::Call(call) => self.serve(listener, &call),
+                Reported::Nothing => self.tidy(),
+                Reported::End => {
+                    self.record();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// How long to wait for a call before there is something to tidy up. What was loaded is recorded once the container
+    /// pauses, and not more often than once in [`RECORDED`]: a write takes longer than a call, and others wait for it.
+    fn patience(&self) -> Option<Duration> {
+        let recording = self.granted.as_ref().filter(|granted| granted.unrecorded).map(|granted| {
+            let since = granted.recorded.map_or(RECORDED, |recorded| recorded.elapsed());
+            PAUSE.max(RECORDED.saturating_sub(since))
+        });
+        let forgetting = (!self.undelivered.is_empty()).then_some(RECORDED);
+        recording.into_iter().chain(forgetting).min()
+    }
+
+    /// Between calls: what is kept for threads that have ended is closed, and what was loaded is recorded.
+    fn tidy(&mut self) {
+        self.undelivered.prune(|key| thread_runs(key.tid, key.started));
+        if self.granted.as_ref().is_some_and(|granted| granted.unrecorded) {
+            self.record();
+        }
+    }
+
+    /// Brings the container's record up to date, and learns what other processes made for it.
+    fn record(&mut self) {
+        let Some(granted) = &mut self.granted else { return };
+        if granted.recorded.is_none() && !granted.unrecorded {
+            return;
+        }
+        granted.recorded = Some(Instant::now());
+        if let Err(sentence) = granted.record(&self.paths) {
+            self.note(&FailedCall { errno: 0, sentence: Some(format!("its objects cannot be recorded: {sentence}")) });
+        }
+    }
+
+    fn serve(&mut self, listener: &SeccompListener, notified: &Notification) {
+        if notified.arch != NATIVE_ARCH || notified.number != SYS_BPF {
+            // A 32-bit call has other numbers and layouts; another call is not in our profile.
+            listener.refuse(notified.id, ENOSYS);
+            return;
+        }
+        let copied = NotifiedCommand::of(notified.args[0]).map_err(FailedCall::from).and_then(|command| {
+            let Some(caller) = NotifiedThread::of(listener, notified)? else { return Ok(None) };
+            let copied = CopiedCall::of(&caller, command, &notified.args)?;
+            Ok(Some((caller, copied)))
+        });
+        let (mut caller, copied) = match copied {
+            Ok(Some(copied)) => copied,
+            Ok(None) => return,
+            Err(failure) => {
+                self.undelivered.forget(notified.tid);
+                self.note(&failure);
+                listener.refuse(notified.id, failure.errno);
+                return;
+            }
+        };
+        let kept = if self.undelivered.concerns(notified.tid) { self.repeated(&caller, &copied) } else { None };
+        let outcome = kept.unwrap_or_else(|| self.execute(&mut caller, &copied));
+        self.answer(listener, &caller, &copied, notified.id, outcome);
+    }
+
+    /// The answer of a call that this one repeats.
+    fn repeated(&mut self, caller: &NotifiedThread<'_>, copied: &CopiedCall) -> Option<Outcome> {
+        let digest = copied.digest(&self.undelivered);
+        self.undelivered.take(CallKey { tid: caller.tid(), started: caller.started()?, digest })
+    }
+
+    /// Executes or refuses a call, and writes its log back.
+    fn execute(&mut self, caller: &mut NotifiedThread<'_>, copied: &CopiedCall) -> Outcome {
+        let granted = match self.granted.take().map_or_else(|| GrantedContainer::find(&self.paths, &self.id), Ok) {
+            Ok(granted) => self.granted.insert(granted),
+            Err(failure) => {
+                copied.write_refusal(caller, &failure);
+                self.note(&failure);
+                return Outcome::Errno(failure.errno);
+            }
+        };
+        match call::perform(&self.paths, granted, caller, copied) {
+            Ok(outcome) => outcome,
+            Err(failure) => {
+                copied.write_refusal(caller, &failure);
+                self.note(&failure);
+                Outcome::Errno(failure.errno)
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        listener: &SeccompListener,
+        caller: &NotifiedThread<'_>,
+        copied: &CopiedCall,
+        id: u64,
+        outcome: Outcome,
+    ) {
+        let answered = match &outcome {
+            Outcome::Descriptor(fd) => listener.hand_over(id, fd.as_fd()),
+            Outcome::Done => listener.answer(id, 0),
+            Outcome::Errno(errno) => listener.refuse(id, *errno),
+        };
+        match answered {
+            Answered::Delivered => {}
+            // Without an answer the thread would wait for ever: EMFILE, if it has no number left.
+            Answered::NotInstalled(errno) => drop(listener.refuse(id, errno.raw_os_error())),
+            Answered::Withdrawn => {
+                // The start of the thread, while it is still there: its number alone could be another's by then.
+                if let Some(started) = caller.started_unless_gone() {
+                    let digest = copied.digest(&self.undelivered);
+                    self.undelivered.keep(CallKey { tid: caller.tid(), started, digest }, outcome);
+                }
+            }
+        }
+    }
+
+    /// Logs each refusal once.
+    fn note(&mut self, failure: &FailedCall) {
+        let Some(sentence) = &failure.sentence else { return };
+        if self.noted.len() < NOTED_MAX && self.noted.insert(sentence.clone()) {
+            self.report.note(Some(self.id.as_str()), &format!("proxy: bpf(2) refused: {sentence}"));
+        }
+    }
+}

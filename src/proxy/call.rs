@@ -1,0 +1,295 @@
+//! One call: copied once, judged on the copy, made with the copy.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use crate::kernel::{CodeReference, replace_references, review_functions, review_submitted, unreviewed_tags};
+use crate::model::proxy::attr::{CALLER_SIZE_MAX, Extent, WantedCopy, btf, link, prog};
+use crate::model::proxy::grant::{self, AttachTarget};
+use crate::model::proxy::usage::{HeldObject, UsedKind};
+use crate::model::proxy::{CopiedAttr, NotifiedCommand, ProxyRefusal};
+use crate::paths::Paths;
+use crate::proxy::answers::{Outcome, Undelivered};
+use crate::proxy::failure::{FailedCall, foreign};
+use crate::proxy::granted::GrantedContainer;
+use crate::sys::bpf;
+use crate::sys::bpf::prepared::{CallResult, PreparedCall};
+use crate::sys::seccomp_notify::NotifiedThread;
+use crate::sys::{Errno, caps, cgroup, netns};
+
+/// Descriptors that the instructions of one program may name.
+const DESCRIPTORS_MAX: usize = 512;
+
+/// Everything that a call refers to, in our memory.
+#[derive(Debug)]
+pub(super) struct CopiedCall {
+    pub(super) attr: CopiedAttr,
+    inputs: Vec<(WantedCopy, Vec<u8>)>,
+    outputs: Vec<WantedCopy>,
+    /// Where the caller's `union bpf_attr` is.
+    address: u64,
+}
+
+impl CopiedCall {
+    /// Copies the arguments of a call, and what they point to.
+    pub(super) fn of(caller: &NotifiedThread<'_>, command: NotifiedCommand, args: &[u64; 6]) -> Result<Self, FailedCall> {
+        // The kernel's parameter is an unsigned int.
+        let (address, size) = (args[1], args[2] & 0xffff_ffff);
+        if size > CALLER_SIZE_MAX {
+            return Err(Errno::TOOBIG.into());
+        }
+        let length = usize::try_from(size).map_err(|_| Errno::TOOBIG)?;
+        let attr = CopiedAttr::new(command, &caller.read(address, length)?)?;
+        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+        for wanted in attr.copies()? {
+            let length = usize::try_from(wanted.length).map_err(|_| Errno::TOOBIG)?;
+            match wanted.pointer.extent {
+                Extent::Log { .. } => outputs.push(wanted),
+                Extent::Text { .. } => inputs.push((wanted, caller.read_text(wanted.address, length)?)),
+                _ => inputs.push((wanted, caller.read(wanted.address, length)?)),
+            }
+        }
+        Ok(Self { attr, inputs, outputs, address })
+    }
+
+    /// Identifies a repetition of the call.
+    pub(super) fn digest(&self, undelivered: &Undelivered) -> u64 {
+        let buffers: Vec<&[u8]> = self.inputs.iter().map(|(_, bytes)| bytes.as_slice()).collect();
+        undelivered.digest(&self.attr, &buffers)
+    }
+
+    fn prepare(&self) -> PreparedCall {
+        let mut prepared = PreparedCall::new(&self.attr);
+        for (wanted, bytes) in &self.inputs {
+            prepared.point(wanted.pointer, bytes.clone());
+        }
+        for wanted in &self.outputs {
+            if let Extent::Log { size_at } = wanted.pointer.extent {
+                let length = u32::try_from(wanted.length).unwrap_or(u32::MAX);
+                prepared.set_u32(size_at, length);
+                prepared.point(wanted.pointer, vec![0; length as usize]);
+            }
+        }
+        prepared
+    }
+
+    /// Writes the verifier's log and its size to where the caller wants them.
+    fn write_logs(&self, caller: &NotifiedThread<'_>, prepared: &PreparedCall) {
+        for wanted in &self.outputs {
+            let Some(log) = prepared.buffer(wanted.pointer.at) else { continue };
+            let end = log.iter().position(|byte| *byte == 0).map_or(log.len(), |end| end + 1);
+            // A caller whose buffer is not mapped gets the answer without the log.
+            let _ = caller.write(wanted.address, &log[..end]);
+        }
+        let true_size = match self.attr.command {
+            NotifiedCommand::ProgLoad => prog::LOG_TRUE_SIZE,
+            NotifiedCommand::BtfLoad => btf::LOG_TRUE_SIZE,
+            _ => return,
+        };
+        if self.attr.covers(true_size) {
+            let value = prepared.u32(true_size).to_ne_bytes();
+            let _ = caller.write(self.address.saturating_add(true_size as u64), &value);
+        }
+    }
+
+    /// Writes why a call was refused into the log that the caller asked for.
+    pub(super) fn write_refusal(&self, caller: &NotifiedThread<'_>, failure: &FailedCall) {
+        let Some(sentence) = &failure.sentence else { return };
+        for wanted in &self.outputs {
+            let size = usize::try_from(wanted.length).unwrap_or(usize::MAX);
+            let mut text = format!("bpfman-hook: {sentence}\n").into_bytes();
+            text.truncate(size.saturating_sub(1));
+            text.push(0);
+            if size > 0 {
+                let _ = caller.write(wanted.address, &text);
+            }
+        }
+    }
+}
+
+/// Judges a call and makes it.
+pub(super) fn perform(
+    paths: &Paths,
+    granted: &mut GrantedContainer,
+    caller: &mut NotifiedThread<'_>,
+    copied: &CopiedCall,
+) -> Result<Outcome, FailedCall> {
+    let attr = &copied.attr;
+    granted.container.grant.check(attr)?;
+    let mut prepared = copied.prepare();
+    let mut held = Vec::new();
+    let mut program_type = attr.u32(prog::TYPE);
+    for (at, _) in grant::descriptors(attr) {
+        held.push((at, caller.descriptor(attr.fd(at))?));
+    }
+    let (kind, bytes) = match attr.command {
+        NotifiedCommand::MapCreate => (Some(UsedKind::Map), grant::map_memory(attr, granted.cpus)),
+        // The kernel indexes the types.
+        NotifiedCommand::BtfLoad => (Some(UsedKind::Btf), u64::from(attr.u32(btf::SIZE)).saturating_mul(2)),
+        NotifiedCommand::ProgLoad => {
+            translate(caller, attr, &mut prepared)?;
+            judge_program(granted, attr, &prepared, &held)?;
+            (Some(UsedKind::Program), grant::program_memory(attr))
+        }
+        command => {
+            program_type = attach(paths, granted, caller, attr, &mut prepared, &held)?;
+            let is_link = matches!(command, NotifiedCommand::LinkCreate | NotifiedCommand::RawTracepointOpen);
+            (is_link.then_some(UsedKind::Link), 0)
+        }
+    };
+    if let Some(kind) = kind {
+        granted.make_room(kind, bytes)?;
+    }
+    for (at, fd) in held {
+        prepared.set_descriptor(at, fd);
+    }
+    let called = caps::with_only_effective(granted.capabilities, || prepared.perform());
+    copied.write_logs(caller, &prepared);
+    match called.map_err(|_| Errno::PERM)?? {
+        CallResult::Done => Ok(Outcome::Done),
+        CallResult::Descriptor(fd) => {
+            if let (Some(kind), Some(id)) = (kind, kind.and_then(|kind| id_of(kind, &fd))) {
+                let kernel_type = if kind == UsedKind::Btf { 0 } else { program_type };
+                granted.usage.add(HeldObject { kind, id, kernel_type, name: attr.name(), bytes });
+                granted.unrecorded = true;
+            }
+            Ok(Outcome::Descriptor(fd))
+        }
+    }
+}
+
+/// The kernel's id of a new object.
+fn id_of(kind: UsedKind, fd: &OwnedFd) -> Option<u32> {
+    let fd = fd.as_fd();
+    match kind {
+        UsedKind::Program => bpf::program_id(fd).ok(),
+        UsedKind::Map => bpf::map_id(fd).ok(),
+        UsedKind::Btf => bpf::btf_kind(fd).ok().flatten().map(|(id, _)| id),
+        UsedKind::Link => bpf::link_info(fd).ok().map(|info| info.id),
+    }
+}
+
+/// Replaces the caller's descriptors in the instructions by copies of ours.
+fn translate(caller: &mut NotifiedThread<'_>, attr: &CopiedAttr, prepared: &mut PreparedCall) -> Result<(), FailedCall> {
+    let Some(bytes) = prepared.buffer(prog::INSNS) else { return Ok(()) };
+    let mut code: Vec<[u8; 8]> = bytes.as_chunks::<8>().0.to_vec();
+    let mut replaced: HashMap<CodeReference, i32> = HashMap::new();
+    replace_references(&mut code, |reference| {
+        if let Some(number) = replaced.get(&reference) {
+            return Ok(*number);
+        }
+        if replaced.len() >= DESCRIPTORS_MAX {
+            return Err(FailedCall::from(ProxyRefusal::NotPassedOn {
+                what: format!("a program that names more than {DESCRIPTORS_MAX} maps"),
+            }));
+        }
+        let theirs = match reference {
+            CodeReference::Descriptor(number) => number,
+            CodeReference::ArrayIndex(index) => {
+                let index = u64::try_from(index).map_err(|_| Errno::INVAL)?;
+                let address = attr.u64(prog::FD_ARRAY);
+                // The kernel answers the same to an index without an array (`resolve_pseudo_ldimm64`).
+                if address == 0 {
+                    return Err(Errno::PROTO.into());
+                }
+                let bytes = caller.read(address.saturating_add(index * 4), 4)?;
+                bytes.first_chunk().copied().map(i32::from_ne_bytes).ok_or(Errno::FAULT)?
+            }
+        };
+        let number = prepared.keep(caller.descriptor(theirs)?);
+        replaced.insert(reference, number);
+        Ok(number)
+    })?;
+    if let Some(buffer) = prepared.buffer_mut(prog::INSNS) {
+        for (to, from) in buffer.as_chunks_mut::<8>().0.iter_mut().zip(code) {
+            *to = from;
+        }
+    }
+    Ok(())
+}
+
+/// Reviews the instructions, and the tags of the functions.
+fn judge_program(
+    granted: &mut GrantedContainer,
+    attr: &CopiedAttr,
+    prepared: &PreparedCall,
+    held: &[(usize, OwnedFd)],
+) -> Result<(), FailedCall> {
+    let name = match attr.name() {
+        name if name.is_empty() => "without a name".to_owned(),
+        name => name,
+    };
+    let code = prepared.buffer(prog::INSNS).unwrap_or_default().as_chunks::<8>().0;
+    let refused = |sentence: String| FailedCall::from(ProxyRefusal::Instructions { sentence });
+    review_submitted(&granted.container.grant, &granted.kfuncs, &name, attr.u32(prog::TYPE), code)
+        .map_err(|refusal| refused(refusal.to_string()))?;
+    let functions = prepared.buffer(prog::FUNC_INFO).unwrap_or_default();
+    if granted.container.grant.host_scope || functions.is_empty() {
+        return Ok(());
+    }
+    let Some((_, fd)) = held.iter().find(|(at, _)| *at == prog::BTF_FD) else { return Ok(()) };
+    let wrong = || ProxyRefusal::WrongDescriptor { fd: attr.fd(prog::BTF_FD), expected: "BTF" };
+    let (id, size) = bpf::btf_kind(fd.as_fd())?.ok_or_else(wrong)?;
+    if !granted.tags.contains_key(&id) {
+        let unreadable = |_| refused("the BTF of the program cannot be read".to_owned());
+        let tags = unreviewed_tags(&bpf::btf_bytes(fd.as_fd(), size)?).map_err(unreadable)?;
+        granted.tags.insert(id, tags);
+    }
+    let record = attr.u32(prog::FUNC_INFO_REC_SIZE) as usize;
+    let tags = granted.tags.get(&id).map_or(&[][..], Vec::as_slice);
+    review_functions(&name, functions, record, tags).map_err(|refusal| refused(refusal.to_string()))
+}
+
+/// Checks the place that a program is attached to, and puts it into the call. Returns the program's type.
+fn attach(
+    paths: &Paths,
+    granted: &mut GrantedContainer,
+    caller: &mut NotifiedThread<'_>,
+    attr: &CopiedAttr,
+    prepared: &mut PreparedCall,
+    held: &[(usize, OwnedFd)],
+) -> Result<u32, FailedCall> {
+    let (at, program) = held.first().ok_or(Errno::BADF)?;
+    let wrong = || ProxyRefusal::WrongDescriptor { fd: attr.fd(*at), expected: "a program" };
+    let (program_type, id) = bpf::program_kind(program.as_fd())?.ok_or_else(wrong)?;
+    if !granted.usage.has(UsedKind::Program, id) {
+        // An exec has a process of its own, which may have loaded it just now.
+        granted.learn(paths);
+        if !granted.usage.has(UsedKind::Program, id) {
+            return Err(foreign("the program", "it was not loaded through the proxy"));
+        }
+    }
+    let target = granted.container.grant.attach(attr, program_type)?;
+    let target_at = grant::target_at(attr.command);
+    match target {
+        AttachTarget::Interface | AttachTarget::CurrentNetns => granted.enter_network(caller)?,
+        AttachTarget::Netns => {
+            let fd = caller.descriptor(attr.fd(target_at))?;
+            let inode = netns::inode_of_descriptor(fd.as_fd());
+            granted.own_network(caller)?;
+            if inode.is_none() || inode != granted.network.as_ref().map(|(_, own)| *own) {
+                return Err(foreign("the network namespace", "it is not the one that the container was started with"));
+            }
+            prepared.set_descriptor(target_at, fd);
+        }
+        AttachTarget::Cgroup => {
+            let fd = caller.descriptor(attr.fd(target_at))?;
+            let Some(own) = granted.container.cgroup else {
+                return Err(foreign("the cgroup", "the container has no cgroup of its own in the v2 hierarchy"));
+            };
+            if !cgroup::is_within(fd.as_fd(), own)? {
+                return Err(foreign("the cgroup", "it is neither that of the container nor below it"));
+            }
+            prepared.set_descriptor(target_at, fd);
+        }
+        AttachTarget::Map | AttachTarget::PerfEvent => {
+            prepared.set_descriptor(target_at, caller.descriptor(attr.fd(target_at))?);
+        }
+        AttachTarget::Loaded => {
+            if attr.command == NotifiedCommand::LinkCreate && attr.fd(link::TARGET) != 0 {
+                return Err(ProxyRefusal::NotPassedOn { what: "a link to another program".to_owned() }.into());
+            }
+        }
+    }
+    Ok(program_type)
+}

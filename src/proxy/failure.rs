@@ -1,0 +1,30 @@
+//! A call that is not made: what the caller gets, and why.
+
+use crate::model::proxy::ProxyRefusal;
+use crate::sys::Errno;
+
+/// A call that is not made, or that the kernel refused.
+#[derive(Debug)]
+pub(super) struct FailedCall {
+    /// What the caller gets.
+    pub(super) errno: i32,
+    /// Why, if it was we who refused it.
+    pub(super) sentence: Option<String>,
+}
+
+impl From<ProxyRefusal> for FailedCall {
+    fn from(refusal: ProxyRefusal) -> Self {
+        Self { errno: refusal.errno().0, sentence: Some(refusal.to_string()) }
+    }
+}
+
+impl From<Errno> for FailedCall {
+    fn from(errno: Errno) -> Self {
+        Self { errno: errno.raw_os_error(), sentence: None }
+    }
+}
+
+/// A place or a program that is not the container's.
+pub(super) fn foreign(what: &'static str, why: &str) -> FailedCall {
+    ProxyRefusal::Foreign { what, why: why.to_owned() }.into()
+}

@@ -1,0 +1,136 @@
+//! The container of a listener: its grant, and what it has used of it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Instant;
+
+use crate::kernel::{GrantedKfuncs, KERNEL_BTF};
+use crate::lifecycle::proxy::{self, ProxiedContainer};
+use crate::model::ids::ContainerId;
+use crate::model::proxy::usage::{HeldObject, UsedKind};
+use crate::model::proxy::{ProxyRefusal, ProxyUsage};
+use crate::paths::Paths;
+use crate::proxy::failure::{FailedCall, foreign};
+use crate::sys::bpf::{self, ObjectKind};
+use crate::sys::caps::Capability;
+use crate::sys::error::chain;
+use crate::sys::seccomp_notify::NotifiedThread;
+use crate::sys::{Errno, cpus, netns};
+
+/// A container with its grant, and what it has used of it.
+pub(super) struct GrantedContainer {
+    pub(super) container: ProxiedContainer,
+    pub(super) kfuncs: GrantedKfuncs,
+    pub(super) usage: ProxyUsage,
+    /// By the id of some BTF: the tags of function arguments in it that were not reviewed.
+    pub(super) tags: HashMap<u32, Vec<(u32, String)>>,
+    /// The calls are made with these.
+    pub(super) capabilities: &'static [Capability],
+    pub(super) cpus: u64,
+    /// The container's network namespace once it was found, and its inode, which is not reused while it is open.
+    pub(super) network: Option<(OwnedFd, u64)>,
+    /// True once this process is in it.
+    pub(super) entered: bool,
+    /// True if something was loaded that the container's record does not list yet.
+    pub(super) unrecorded: bool,
+    /// When the record was last written.
+    pub(super) recorded: Option<Instant>,
+}
+
+impl GrantedContainer {
+    /// Finds the grant in the record that createRuntime left.
+    pub(super) fn find(paths: &Paths, id: &ContainerId) -> Result<Self, FailedCall> {
+        const CONTAINER: &[Capability] = &[Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
+        const HOST: &[Capability] = &[Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
+        let no_grant = |why: String| FailedCall::from(ProxyRefusal::NoGrant { why });
+        let container = proxy::find(paths, id).map_err(|error| no_grant(chain(&error)))?;
+        let lists = container.grant.kfuncs.as_ref().is_some_and(|names| !names.is_empty());
+        let kfuncs = if lists {
+            let types = fs::read(KERNEL_BTF).map_err(|error| no_grant(format!("read {KERNEL_BTF}: {error}")))?;
+            GrantedKfuncs::find(&container.grant, &types).map_err(|error| no_grant(format!("read {KERNEL_BTF}: {error}")))?
+        } else {
+            GrantedKfuncs::default()
+        };
+        let mut usage = ProxyUsage::default();
+        usage.learn(container.objects.clone());
+        Ok(Self {
+            capabilities: if container.grant.host_scope { HOST } else { CONTAINER },
+            container,
+            kfuncs,
+            usage,
+            tags: HashMap::new(),
+            cpus: cpus::possible(),
+            network: None,
+            entered: false,
+            unrecorded: false,
+            recorded: None,
+        })
+    }
+
+    /// Writes what was loaded to the container's record, and learns what other processes made for it.
+    pub(super) fn record(&mut self, paths: &Paths) -> Result<(), String> {
+        let recorded = proxy::record(paths, &self.container, self.usage.held(), exists).map_err(|error| chain(&error))?;
+        self.unrecorded = false;
+        self.usage.prune(exists);
+        self.usage.learn(recorded.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Learns what other processes made for the container, without a change of its record.
+    pub(super) fn learn(&mut self, paths: &Paths) {
+        if let Ok(recorded) = proxy::recorded(paths, &self.container) {
+            self.usage.learn(recorded);
+        }
+    }
+
+    /// Checks the limits, without the objects that are gone.
+    pub(super) fn make_room(&mut self, kind: UsedKind, bytes: u64) -> Result<(), FailedCall> {
+        let limits = self.container.grant.limits;
+        if self.usage.fits(kind, bytes, &limits).is_err() {
+            self.usage.prune(exists);
+            self.usage.fits(kind, bytes, &limits)?;
+        }
+        Ok(())
+    }
+
+    /// Finds the container's network namespace: the caller must be in it. The inode could be another's by now, so a namespace
+    /// is recognised by its cookie first.
+    pub(super) fn own_network(&mut self, caller: &NotifiedThread<'_>) -> Result<(), FailedCall> {
+        let (namespace, inode) = caller.network_namespace()?;
+        let is_own = match &self.network {
+            Some((_, own)) => *own == inode,
+            None => netns::cookie(namespace.as_fd()).is_ok_and(|cookie| cookie == self.container.network),
+        };
+        if !is_own {
+            return Err(foreign("the caller's network namespace", "it is not the one that the container was started with"));
+        }
+        self.network.get_or_insert((namespace, inode));
+        Ok(())
+    }
+
+    /// Enters the container's network namespace, if the caller is in it. A process stays there: it serves only this
+    /// container.
+    pub(super) fn enter_network(&mut self, caller: &NotifiedThread<'_>) -> Result<(), FailedCall> {
+        self.own_network(caller)?;
+        if let (Some((namespace, _)), false) = (&self.network, self.entered) {
+            netns::enter(namespace.as_fd()).map_err(|_| Errno::PERM)?;
+            self.entered = true;
+        }
+        Ok(())
+    }
+}
+
+/// True unless an object is gone. The kernel reuses an id only after all others.
+fn exists(object: &HeldObject) -> bool {
+    bpf::exists(object_kind(object.kind), object.id)
+}
+
+fn object_kind(kind: UsedKind) -> ObjectKind {
+    match kind {
+        UsedKind::Program => ObjectKind::Program,
+        UsedKind::Map => ObjectKind::Map,
+        UsedKind::Btf => ObjectKind::Btf,
+        UsedKind::Link => ObjectKind::Link,
+    }
+}
