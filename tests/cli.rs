@@ -76,7 +76,9 @@ fn help_fits_a_screen_and_explains_every_option() {
         let output = run(&args);
         let help = text(&output.stdout);
         assert_eq!(status(&output), 0, "{args:?}");
-        assert!(help.lines().count() <= 35, "{args:?}: {} lines", help.lines().count());
+        // The list of all commands has five headings.
+        let limit = if path.is_empty() { 40 } else { 35 };
+        assert!(help.lines().count() <= limit, "{args:?}: {} lines", help.lines().count());
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
         assert!(help.contains("--root"), "{args:?} has no --root");
         assert!(output.stderr.is_empty());

@@ -281,7 +281,7 @@ impl<'a> Btf<'a> {
 
     /// The string at an offset.
     pub fn string(&self, offset: u32) -> Result<&'a str, BtfError> {
-        let rest = self.from_offset(offset).filter(|rest| !rest.is_empty()).ok_or(BtfError::String(offset))?;
+        let rest = self.bytes_at(offset).filter(|rest| !rest.is_empty()).ok_or(BtfError::String(offset))?;
         let end = rest.iter().position(|b| *b == 0).ok_or(BtfError::String(offset))?;
         std::str::from_utf8(&rest[..end]).map_err(|_| BtfError::String(offset))
     }
@@ -289,12 +289,12 @@ impl<'a> Btf<'a> {
     /// The bytes of a string up to its NUL or to the limit of a name, whatever their encoding; empty if the offset is
     /// invalid.
     pub fn string_bytes(&self, offset: u32) -> &'a [u8] {
-        let rest = self.from_offset(offset).unwrap_or_default();
+        let rest = self.bytes_at(offset).unwrap_or_default();
         &rest[..rest.iter().position(|b| *b == 0).unwrap_or(rest.len())]
     }
 
     /// What may belong to a string at an offset.
-    fn from_offset(&self, offset: u32) -> Option<&'a [u8]> {
+    fn bytes_at(&self, offset: u32) -> Option<&'a [u8]> {
         self.strings.get(offset as usize..).map(|rest| &rest[..rest.len().min(MAX_NAME)])
     }
 

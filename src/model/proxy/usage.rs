@@ -138,7 +138,7 @@ mod tests {
     fn processes_of_one_container_add_to_its_record() {
         let [a, b, c] = [1, 2, 3].map(|id| object(UsedKind::Map, id, 8));
         let all = [a.clone(), b.clone()];
-        assert_eq!(merged(&all, &[b.clone(), c.clone()], &[a.clone()]), [b.clone(), c.clone()]);
+        assert_eq!(merged(&all, &[b.clone(), c.clone()], std::slice::from_ref(&a)), [b.clone(), c.clone()]);
         let many: Vec<_> = (0..3000).map(|id| object(UsedKind::Map, id, 0)).collect();
         assert_eq!(merged(&all, &many, &[]).len(), LISTED_MAX);
         let mut usage = ProxyUsage::default();
