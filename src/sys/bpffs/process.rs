@@ -62,7 +62,12 @@ impl BpffsChild {
             return Err(self.late());
         }
         let mut bytes = [0; REPORT_SIZE];
-        let (len, fd) = match recv_raw(self.socket.as_fd(), &mut bytes) {
+        let received = match recv_raw(self.socket.as_fd(), &mut bytes) {
+            // A child that ended without reading our last message: Linux reports that once, before what the child sent.
+            Err(Errno::CONNRESET) => recv_raw(self.socket.as_fd(), &mut bytes),
+            other => other,
+        };
+        let (len, fd) = match received {
             Err(Errno::CONNRESET) => (0, None),
             other => other.map_err(fail())?,
         };
