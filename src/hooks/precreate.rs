@@ -3,9 +3,10 @@
 //!
 //! The hook adds capabilities and seccomp rules that the policy grants (`grant = true`) and the request needs, see
 //! [`crate::model::grant`]. If the request says `delegate-via=proxy`, it makes the seccomp profile notify the proxy of
-//! bpf(2), and starts one where systemd has no socket for it. For every container with our annotations, it also adds our poststop hook to the runtime's
-//! hooks, see [`crate::model::runtime_hooks`]. In all other cases, and on any error, it prints its input byte for byte:
-//! podman drops the stderr of this stage, while createRuntime, which runs next, can report the error.
+//! bpf(2), and starts one where systemd has no socket for it. For every container with our annotations, it also adds our
+//! poststop hook to the runtime's hooks, see [`crate::model::runtime_hooks`]. In all other cases, and on any error, it
+//! prints its input byte for byte: podman drops the stderr of this stage, while createRuntime, which runs next, can report
+//! the error.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt;
