@@ -522,7 +522,7 @@ pub struct InstallTargets {
     /// Install the binary in PREFIX/bin
     #[arg(long, value_name = "DIR", default_value = "/usr/local", value_parser = absolute_path)]
     pub prefix: PathBuf,
-    /// Stage everything below DIR, for packages and tests: nothing is mounted or started
+    /// Stage below DIR, for packages and tests; mount and start nothing
     #[arg(long, value_name = "DIR", value_parser = absolute_path)]
     pub destdir: Option<PathBuf>,
     /// Show what would be done, and do nothing
