@@ -402,7 +402,7 @@ fn random_arguments_leave_nothing(world: &mut World) {
 fn bpftool_works_unchanged(world: &mut World) {
     allow(world, "proxy = [\"sockets\"]");
     let object = crate::world::object_path("one_xdp");
-    let script = "bpftool prog load /one.o /pins/one type xdp pinmaps /pins/maps && echo loaded; \
+    let script = "bpftool prog load /one.o /pins/one type xdp pinmaps /pins/maps && echo load ok || echo load failed; \
                   echo ready; read go; rm -r /pins/*";
     let pins = world.lab.path("pins");
     fs::create_dir(&pins).unwrap_or_else(|e| harness!("create {}: {e}", pins.display()));
@@ -420,7 +420,7 @@ fn bpftool_works_unchanged(world: &mut World) {
         .script(script)
         .write();
     let mut running = Runtime::Runc.start(&world.lab, &bundle);
-    running.hear("loaded");
+    assert_eq!(running.hear("load "), "ok", "{}", running.stderr());
     running.hear("ready");
     running.say("go\n");
     running.finish();
