@@ -117,7 +117,7 @@ pub enum ImageError {
     },
     /// Content that does not match its digest.
     #[error(
-        "read {image}: its {part} does not match its digest {expected} (found {found}): the content is damaged or tampered with; fetch it again"
+        "read {image}: its {part} does not match its digest: it is damaged or tampered with; fetch it again (expected {expected}, found {found})"
     )]
     Tampered {
         /// The image.
