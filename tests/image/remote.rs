@@ -143,7 +143,10 @@ fn what_a_registry_sends_is_hashed_locally() {
         let world = World::unsigned();
         let (err, text) = world.error(&format!("{}/img/index@{top}", liar.host()));
         assert!(matches!(err, ImageError::Tampered { .. }), "{part}: {text}");
-        assert!(text.contains(&format!("its {part} does not match its digest: ")), "{text}");
+        assert!(
+            text.contains(&format!("its {part} does not match its digest: ")) && text.contains(&format!("expected {digest}")),
+            "{text}"
+        );
         for blob in std::fs::read_dir(world.path("cache/blobs/sha256")).into_iter().flatten() {
             let blob = blob.unwrap().path();
             let digest = digest_of(&std::fs::read(&blob).unwrap());
