@@ -3,13 +3,14 @@
 //! The hook decides with facts that only it has: labels that the NRI plugin passes, podman's names, the origin of
 //! namespaces. As with a token, what was granted holds until the container ends.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use crate::lifecycle::host::HostError;
 use crate::model::ids::{ContainerId, OwnerNo, ProcessIdentity};
 use crate::model::proxy::profile::ProxySockets;
 use crate::model::proxy::usage;
-use crate::model::proxy::usage::HeldObject;
+use crate::model::proxy::usage::{HeldKey, HeldObject};
 use crate::model::proxy::{ProxyGrant, ProxyRecord};
 use crate::model::record::{ContainerOwner, Owner, OwnerRecord, Phase};
 use crate::paths::Paths;
@@ -89,8 +90,8 @@ pub fn recorded(paths: &Paths, container: &ProxiedContainer) -> Result<Vec<HeldO
     Ok(record.as_ref().and_then(objects_of).unwrap_or_default().to_vec())
 }
 
-/// Records what a container has loaded, and returns all of its objects that are recorded now: those of the other
-/// processes that serve it too. None once it is no longer recorded as running.
+/// Records what a container has loaded and still exists, and returns all of its objects that are recorded now: those of
+/// the other processes that serve it too. None once it is no longer recorded as running.
 pub fn record(
     paths: &Paths,
     container: &ProxiedContainer,
@@ -105,8 +106,10 @@ pub fn record(
     };
     let before = of_container(store.read::<_, StoreError>(|txn| txn.get(container.owner))?);
     let recorded = before.as_ref().and_then(objects_of).unwrap_or_default();
-    // Asked outside of the transaction.
-    let gone: Vec<HeldObject> = recorded.iter().chain(made).filter(|object| !exists(object)).cloned().collect();
+    // Asked outside of the transaction: all containers of the host wait for its lock.
+    let made_keys: HashSet<HeldKey> = made.iter().map(HeldObject::key).collect();
+    let others = recorded.iter().filter(|object| !made_keys.contains(&object.key()));
+    let gone: HashSet<HeldKey> = others.filter(|object| !exists(object)).map(HeldObject::key).collect();
     store.write::<_, ProxyGrantError>(|txn| {
         let Some(mut record) = of_container(txn.get(container.owner)?) else { return Ok(None) };
         let Owner::Container(ContainerOwner { proxy: Some(proxy), .. }) = &mut record.owner else { return Ok(None) };

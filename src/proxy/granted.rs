@@ -70,9 +70,9 @@ impl GrantedContainer {
 
     /// Writes what was loaded to the container's record, and learns what other processes made for it.
     pub(super) fn record(&mut self, paths: &Paths) -> Result<(), String> {
+        self.usage.prune(exists);
         let recorded = proxy::record(paths, &self.container, self.usage.held(), exists).map_err(|error| chain(&error))?;
         self.unrecorded = false;
-        self.usage.prune(exists);
         self.usage.learn(recorded.unwrap_or_default());
         Ok(())
     }

@@ -112,6 +112,16 @@ pub enum ProxyRefusal {
         /// The limit.
         limit: u64,
     },
+    /// A limit that every container has.
+    #[error("the container has {held} {what} through the proxy, and none can have more than {limit}")]
+    FixedLimit {
+        /// `maps`, `BTF objects`.
+        what: &'static str,
+        /// How many it has.
+        held: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// The limit on memory.
     #[error(
         "{asked} bytes more for {what} exceed map-memory under [limits] of the policy: {held} of {limit} bytes are in use by maps, programs and BTF"
@@ -143,7 +153,7 @@ impl ProxyRefusal {
             Self::TooLarge { .. } => ProxyErrno::TOO_BIG,
             Self::WrongDescriptor { .. } => ProxyErrno::INVALID,
             Self::Instructions { .. } => ProxyErrno::ACCESS,
-            Self::Limit { .. } | Self::Memory { .. } => ProxyErrno::NO_SPACE,
+            Self::Limit { .. } | Self::FixedLimit { .. } | Self::Memory { .. } => ProxyErrno::NO_SPACE,
             Self::NotPassedOn { .. } => ProxyErrno::NOT_SUPPORTED,
             Self::Command { .. }
             | Self::Token

@@ -1,6 +1,8 @@
 //! What a container holds through the proxy. The kernel charges it to the proxy's memory cgroup, not to the
 //! container's, so the limits of the policy are enforced here.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::ProxyRefusal;
@@ -66,12 +68,29 @@ pub struct HeldObject {
 /// Objects of one container that its record lists. Limits hold for more: only a listing is shortened.
 pub const LISTED_MAX: usize = 1024;
 
+/// Maps that may exist at the same time for one container: the policy limits only their memory, and what is recorded of
+/// each takes memory and time of the host.
+pub const MAPS_MAX: u32 = 1024;
+
+/// As [`MAPS_MAX`], for BTF.
+pub const BTF_MAX: u32 = 256;
+
+/// Identifies an object among those of all kinds.
+pub type HeldKey = (UsedKind, u32);
+
+impl HeldObject {
+    /// Its kind and id. The kernel reuses an id only after all others.
+    pub fn key(&self) -> HeldKey {
+        (self.kind, self.id)
+    }
+}
+
 /// What a container's record lists from now on, without those that are gone. Several processes serve one container: each
 /// adds what it made.
-pub fn merged(recorded: &[HeldObject], made: &[HeldObject], gone: &[HeldObject]) -> Vec<HeldObject> {
-    let added = made.iter().filter(|object| !recorded.contains(object));
-    let all = recorded.iter().chain(added).filter(|object| !gone.contains(object));
-    all.take(LISTED_MAX).cloned().collect()
+pub fn merged(recorded: &[HeldObject], made: &[HeldObject], gone: &HashSet<HeldKey>) -> Vec<HeldObject> {
+    let mut listed = HashSet::new();
+    let all = recorded.iter().chain(made);
+    all.filter(|object| !gone.contains(&object.key()) && listed.insert(object.key())).take(LISTED_MAX).cloned().collect()
 }
 
 impl ProxyUsage {
@@ -87,11 +106,8 @@ impl ProxyUsage {
 
     /// Adds the objects that other processes made for the same container.
     pub fn learn(&mut self, recorded: Vec<HeldObject>) {
-        for object in recorded {
-            if !self.has(object.kind, object.id) {
-                self.held.push(object);
-            }
-        }
+        let mut known: HashSet<HeldKey> = self.held.iter().map(HeldObject::key).collect();
+        self.held.extend(recorded.into_iter().filter(|object| known.insert(object.key())));
     }
 
     /// Removes what no longer exists.
@@ -109,14 +125,19 @@ impl ProxyUsage {
     /// # Errors
     /// ENOSPC with the limit. Objects that were closed count until [`Self::prune`].
     pub fn fits(&self, kind: UsedKind, bytes: u64, limits: &ContainerLimits) -> Result<(), ProxyRefusal> {
-        let count = self.held.iter().filter(|object| object.kind == kind).count() as u64;
-        let (what, limit) = match kind {
-            UsedKind::Program => ("programs", u64::from(limits.programs)),
-            UsedKind::Link => ("links", u64::from(limits.links)),
-            UsedKind::Map | UsedKind::Btf => ("maps", u64::from(u32::MAX)),
+        let held = self.held.iter().filter(|object| object.kind == kind).count() as u64;
+        let (what, limit, of_policy) = match kind {
+            UsedKind::Program => ("programs", limits.programs, true),
+            UsedKind::Link => ("links", limits.links, true),
+            UsedKind::Map => ("maps", MAPS_MAX, false),
+            UsedKind::Btf => ("BTF objects", BTF_MAX, false),
         };
-        if count >= limit {
-            return Err(ProxyRefusal::Limit { what, held: count, limit });
+        let limit = u64::from(limit);
+        if held >= limit {
+            return Err(match of_policy {
+                true => ProxyRefusal::Limit { what, held, limit },
+                false => ProxyRefusal::FixedLimit { what, held, limit },
+            });
         }
         let held = self.held.iter().fold(0u64, |sum, object| sum.saturating_add(object.bytes));
         match held.checked_add(bytes) {
@@ -138,13 +159,32 @@ mod tests {
     fn processes_of_one_container_add_to_its_record() {
         let [a, b, c] = [1, 2, 3].map(|id| object(UsedKind::Map, id, 8));
         let all = [a.clone(), b.clone()];
-        assert_eq!(merged(&all, &[b.clone(), c.clone()], std::slice::from_ref(&a)), [b.clone(), c.clone()]);
+        assert_eq!(merged(&all, &[b.clone(), c.clone()], &[a.key()].into()), [b.clone(), c.clone()]);
         let many: Vec<_> = (0..3000).map(|id| object(UsedKind::Map, id, 0)).collect();
-        assert_eq!(merged(&all, &many, &[]).len(), LISTED_MAX);
+        assert_eq!(merged(&all, &many, &HashSet::new()).len(), LISTED_MAX);
         let mut usage = ProxyUsage::default();
         usage.add(a.clone());
         usage.learn(vec![a.clone(), b.clone()]);
         assert_eq!(usage.held(), [a, b]);
+    }
+
+    #[test]
+    fn maps_and_btf_have_limits_of_their_own() {
+        let limits = ContainerLimits { programs: u32::MAX, links: u32::MAX, map_memory: u64::MAX };
+        for (kind, limit) in
+            [(UsedKind::Map, Some(MAPS_MAX)), (UsedKind::Btf, Some(BTF_MAX)), (UsedKind::Program, None), (UsedKind::Link, None)]
+        {
+            let mut usage = ProxyUsage::default();
+            usage.learn((1..4096).map(|id| object(kind, id, 0)).take(limit.unwrap_or(4000) as usize).collect());
+            let refused = limit.map(|limit| (u64::from(limit), u64::from(limit)));
+            let found = match usage.fits(kind, 0, &limits) {
+                Err(ProxyRefusal::FixedLimit { held, limit, .. }) => Some((held, limit)),
+                _ => None,
+            };
+            assert_eq!(found, refused, "{kind:?}");
+            usage.prune(|object| object.id != 1);
+            assert_eq!(usage.fits(kind, 0, &limits), Ok(()), "{kind:?}");
+        }
     }
 
     #[test]
