@@ -88,6 +88,11 @@ const PROG_FLAGS: u32 = 1 | 2 | 4 | 1 << 5;
 const TOKEN_FD: u32 = 1 << 16;
 /// Map types whose value is the map itself: array_of_maps, hash_of_maps.
 const OF_MAPS: [u32; 2] = [12, 13];
+/// Map types that container scope does not get, and why.
+const MAPS_OF_HOST: [(u32, &str); 1] =
+    [(CPUMAP, "each entry starts a thread of the kernel that runs outside of the container")];
+/// cpumap
+const CPUMAP: u32 = 16;
 /// Kernel memory in bytes of a map without its entries, and of an entry besides key and value: an estimate.
 const MAP_OVERHEAD: u64 = 512;
 /// See [`MAP_OVERHEAD`].
@@ -141,7 +146,12 @@ impl ProxyGrant {
     fn map_create(&self, attr: &CopiedAttr) -> Result<(), ProxyRefusal> {
         let flags = attr.u32(map::FLAGS);
         no_token(flags, attr.u32(map::TOKEN_FD))?;
-        self.has(Category::Maps, attr.u32(map::TYPE))?;
+        let kind = attr.u32(map::TYPE);
+        self.has(Category::Maps, kind)?;
+        let of_host = MAPS_OF_HOST.into_iter().find(|(map_type, _)| *map_type == kind);
+        if let (Some((_, why)), false) = (of_host, self.host_scope) {
+            return Err(ProxyRefusal::MapOfHost { name: name(Category::Maps, kind), why });
+        }
         if attr.u32(map::IFINDEX) != 0 {
             return Err(not_passed_on("a map of a device (map_ifindex)"));
         }
@@ -381,6 +391,18 @@ mod tests {
                     assert!(shown.contains(part), "{command:?} {fields:?}: {shown}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn maps_that_reach_beyond_need_host_scope() {
+        let cases = MAPS_OF_HOST.map(|(map_type, _)| (map_type, false)).into_iter().chain([(2, true), (14, true), (17, true)]);
+        for (map_type, is_allowed) in cases {
+            let create = attr(NotifiedCommand::MapCreate, &[(map::TYPE, map_type)]);
+            let answer = grant(&[Preset::Sockets], false).check(&create);
+            assert_eq!(answer.is_ok(), is_allowed, "map type {map_type}: {answer:?}");
+            assert!(is_allowed || answer.unwrap_err().to_string().contains("it needs host-scope = true"));
+            assert_eq!(grant(&[Preset::Sockets], true).check(&create), Ok(()), "map type {map_type}");
         }
     }
 

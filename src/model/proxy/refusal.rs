@@ -66,6 +66,14 @@ pub enum ProxyRefusal {
         /// The feature.
         what: String,
     },
+    /// A map type that reaches beyond the container.
+    #[error("map type {name}: {why}; it needs host-scope = true in the container's policy rule")]
+    MapOfHost {
+        /// Its name.
+        name: String,
+        /// What it does.
+        why: &'static str,
+    },
     /// A feature that the proxy does not pass on.
     #[error("{what} is not passed on")]
     NotPassedOn {
@@ -159,6 +167,7 @@ impl ProxyRefusal {
             | Self::Token
             | Self::NotGranted { .. }
             | Self::HostScope { .. }
+            | Self::MapOfHost { .. }
             | Self::AttachType { .. }
             | Self::Foreign { .. }
             | Self::NoGrant { .. } => ProxyErrno::PERMISSION,
