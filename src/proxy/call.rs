@@ -15,6 +15,7 @@ use crate::proxy::failure::{FailedCall, foreign};
 use crate::proxy::granted::GrantedContainer;
 use crate::sys::bpf;
 use crate::sys::bpf::prepared::{CallResult, PreparedCall};
+use crate::sys::machine::page_size;
 use crate::sys::seccomp_notify::NotifiedThread;
 use crate::sys::{Errno, caps, cgroup, netns};
 
@@ -124,9 +125,8 @@ pub(super) fn perform(
         held.push((at, caller.descriptor(attr.fd(at))?));
     }
     let (kind, bytes) = match attr.command {
-        NotifiedCommand::MapCreate => (Some(UsedKind::Map), grant::map_memory(attr, granted.cpus)),
-        // The kernel indexes the types.
-        NotifiedCommand::BtfLoad => (Some(UsedKind::Btf), u64::from(attr.u32(btf::SIZE)).saturating_mul(2)),
+        NotifiedCommand::MapCreate => (Some(UsedKind::Map), grant::map_memory(attr, granted.cpus, page_size().into())),
+        NotifiedCommand::BtfLoad => (Some(UsedKind::Btf), grant::btf_memory(attr, page_size().into())),
         NotifiedCommand::ProgLoad => {
             translate(caller, attr, &mut prepared)?;
             judge_program(granted, attr, &prepared, &held)?;

@@ -88,11 +88,28 @@ const PROG_FLAGS: u32 = 1 | 2 | 4 | 1 << 5;
 const TOKEN_FD: u32 = 1 << 16;
 /// Map types whose value is the map itself: array_of_maps, hash_of_maps.
 const OF_MAPS: [u32; 2] = [12, 13];
-/// Map types that container scope does not get, and why.
-const MAPS_OF_HOST: [(u32, &str); 1] =
-    [(CPUMAP, "each entry starts a thread of the kernel that runs outside of the container")];
-/// cpumap
-const CPUMAP: u32 = 16;
+/// Map types that container scope does not get, and why: cpumap; arena, and the storages of cgroups, sockets, inodes and
+/// tasks.
+const MAPS_OF_HOST: [(u32, &str); 8] = [
+    (16, "each entry starts a thread of the kernel that runs outside of the container"),
+    (ARENA, "its pages are allocated later, outside of the limit on memory"),
+    (19, STORAGE),
+    (21, STORAGE),
+    (24, STORAGE),
+    (28, STORAGE),
+    (29, STORAGE),
+    (32, STORAGE),
+];
+/// arena
+const ARENA: u32 = 33;
+/// See [`MAPS_OF_HOST`].
+const STORAGE: &str =
+    "its entries are allocated later, one for each object that they belong to, outside of the limit on memory";
+/// Pages of a ring buffer besides its data: its header, and the positions of consumer and producer
+/// (kernel/bpf/ringbuf.c).
+const RINGBUF_PAGES: u64 = 3;
+/// `BPF_F_MMAPABLE`
+const MMAPABLE: u32 = 1 << 10;
 /// Kernel memory in bytes of a map without its entries, and of an entry besides key and value: an estimate.
 const MAP_OVERHEAD: u64 = 512;
 /// See [`MAP_OVERHEAD`].
@@ -275,8 +292,8 @@ fn name(category: Category, value: u32) -> String {
     category.name(value).map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// An estimate of the kernel memory in bytes of a map that a call would create.
-pub fn map_memory(attr: &CopiedAttr, cpus: u64) -> u64 {
+/// An estimate of the kernel memory in bytes of a map that a call would create, with pages of a size in bytes.
+pub fn map_memory(attr: &CopiedAttr, cpus: u64, page: u64) -> u64 {
     const ARRAYS: [u32; 4] = [2, 6, 27, 31];
     let map_type = attr.u32(map::TYPE);
     let facts = MapFacts {
@@ -290,7 +307,22 @@ pub fn map_memory(attr: &CopiedAttr, cpus: u64) -> u64 {
     };
     let per_entry = if ARRAYS.contains(&map_type) { 0 } else { ENTRY_OVERHEAD };
     let overhead = u64::from(facts.max_entries).saturating_mul(per_entry).saturating_add(MAP_OVERHEAD);
-    facts.memory(cpus).saturating_add(overhead)
+    let memory = match map_type {
+        27 | 31 => facts.memory(cpus).saturating_add(RINGBUF_PAGES.saturating_mul(page)),
+        _ if facts.flags & MMAPABLE != 0 => whole_pages(facts.memory(cpus), page),
+        _ => facts.memory(cpus),
+    };
+    memory.saturating_add(overhead)
+}
+
+/// An estimate of the kernel memory in bytes of BTF that a call would load.
+pub fn btf_memory(attr: &CopiedAttr, page: u64) -> u64 {
+    // The kernel indexes the types.
+    whole_pages(u64::from(attr.u32(btf::SIZE)).saturating_mul(2), page)
+}
+
+fn whole_pages(bytes: u64, page: u64) -> u64 {
+    bytes.checked_next_multiple_of(page).unwrap_or(u64::MAX)
 }
 
 /// An estimate of the kernel memory in bytes of a program that a call would load.
@@ -474,9 +506,25 @@ mod tests {
             NotifiedCommand::MapCreate,
             &[(map::TYPE, 2), (map::KEY_SIZE, 4), (map::VALUE_SIZE, 8), (map::MAX_ENTRIES, 10)],
         );
-        assert_eq!(map_memory(&array, 4), 120 + MAP_OVERHEAD);
+        assert_eq!(map_memory(&array, 4, 4096), 120 + MAP_OVERHEAD);
+        for (map_type, value_size, flags, bytes) in
+            [(2, 8, MMAPABLE, 4096), (2, 4096, MMAPABLE, 11 * 4096), (27, 0, 0, 10 + 3 * 4096), (31, 0, 0, 10 + 3 * 4096)]
+        {
+            let fields = [
+                (map::TYPE, map_type),
+                (map::KEY_SIZE, 4),
+                (map::VALUE_SIZE, value_size),
+                (map::MAX_ENTRIES, 10),
+                (map::FLAGS, flags),
+            ];
+            let found = map_memory(&attr(NotifiedCommand::MapCreate, &fields), 4, 4096);
+            assert_eq!(found, bytes + MAP_OVERHEAD, "{fields:?}");
+        }
+        for (size, bytes) in [(0, 0), (1, 4096), (2048, 4096), (2049, 8192), (u32::MAX, 1 << 33)] {
+            assert_eq!(btf_memory(&attr(NotifiedCommand::BtfLoad, &[(btf::SIZE, size)]), 4096), bytes, "{size}");
+        }
         let largest = [(map::TYPE, 1), (map::KEY_SIZE, u32::MAX), (map::VALUE_SIZE, u32::MAX), (map::MAX_ENTRIES, u32::MAX)];
-        assert!(map_memory(&attr(NotifiedCommand::MapCreate, &largest), 4) > 1 << 40);
+        assert!(map_memory(&attr(NotifiedCommand::MapCreate, &largest), 4, 4096) > 1 << 40);
     }
 
     /// xorshift64*: a sequence that a seed determines.
@@ -537,7 +585,8 @@ mod tests {
                 assert!(answer.is_err() || grants[1].check(&attr).is_ok());
             }
             descriptors(&attr);
-            map_memory(&attr, u64::MAX);
+            map_memory(&attr, u64::MAX, 4096);
+            btf_memory(&attr, 4096);
             program_memory(&attr);
             let _ = attr.name();
         }
