@@ -54,7 +54,7 @@ use crate::kernel::object::BpfObject;
 pub use crate::kernel::object_error::ObjectError;
 pub use crate::kernel::requirements::{Requirement, Survey, SurveyedMap, SurveyedProgram, survey};
 pub use crate::kernel::review::{
-    GrantedKfuncs, Objection, ReviewRefusal, SubmittedRefusal, review_functions, review_submitted, unreviewed_tags,
+    GrantedKfuncs, Objection, ReviewRefusal, SubmittedRefusal, TagsError, review_functions, review_submitted, unreviewed_tags,
 };
 pub use crate::kernel::submitted::{CodeReference, replace_references};
 pub use crate::kernel::token_matrix::token_matrix;

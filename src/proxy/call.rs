@@ -1,7 +1,6 @@
 //! One call: copied once, judged on the copy, made with the copy.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::kernel::{CodeReference, replace_references, review_functions, review_submitted, unreviewed_tags};
@@ -231,13 +230,14 @@ fn judge_program(
     let Some((_, fd)) = held.iter().find(|(at, _)| *at == prog::BTF_FD) else { return Ok(()) };
     let wrong = || ProxyRefusal::WrongDescriptor { fd: attr.fd(prog::BTF_FD), expected: "BTF" };
     let (id, size) = bpf::btf_kind(fd.as_fd())?.ok_or_else(wrong)?;
-    let tags = match granted.tags.entry(id) {
-        Entry::Occupied(known) => known.into_mut(),
-        Entry::Vacant(unknown) => {
-            let unreadable = |_| refused("the BTF of the program cannot be read".to_owned());
-            unknown.insert(unreviewed_tags(&bpf::btf_bytes(fd.as_fd(), size)?).map_err(unreadable)?)
+    let tags = match granted.tags.take() {
+        Some((known, tags)) if known == id => tags,
+        _ => {
+            let bytes = bpf::btf_bytes(fd.as_fd(), size)?;
+            unreviewed_tags(&bytes).map_err(|error| refused(error.to_string()))?
         }
     };
+    let (_, tags) = granted.tags.insert((id, tags));
     let record = attr.u32(prog::FUNC_INFO_REC_SIZE) as usize;
     review_functions(&name, functions, record, tags).map_err(|refusal| refused(refusal.to_string()))
 }

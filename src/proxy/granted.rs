@@ -23,8 +23,9 @@ pub(super) struct GrantedContainer {
     pub(super) container: ProxiedContainer,
     pub(super) kfuncs: GrantedKfuncs,
     pub(super) usage: ProxyUsage,
-    /// By the id of some BTF: the tags of function arguments in it that were not reviewed.
-    pub(super) tags: HashMap<u32, Vec<(u32, String)>>,
+    /// The id of the BTF of the last program, and the tags of function arguments in it that were not reviewed. An object's
+    /// programs are loaded one after another with one BTF.
+    pub(super) tags: Option<(u32, HashMap<u32, String>)>,
     /// The calls are made with these.
     pub(super) capabilities: &'static [Capability],
     pub(super) cpus: u64,
@@ -59,7 +60,7 @@ impl GrantedContainer {
             container,
             kfuncs,
             usage,
-            tags: HashMap::new(),
+            tags: None,
             cpus: cpus::possible(),
             network: None,
             entered: false,

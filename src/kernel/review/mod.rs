@@ -21,7 +21,7 @@ mod tags;
 mod tests;
 
 pub use refusal::{Objection, ReviewRefusal};
-pub use submitted::{GrantedKfuncs, SubmittedRefusal, review_functions, review_submitted, unreviewed_tags};
+pub use submitted::{GrantedKfuncs, SubmittedRefusal, TagsError, review_functions, review_submitted, unreviewed_tags};
 
 use crate::kernel::core_relo::POISON;
 use crate::kernel::insn::{

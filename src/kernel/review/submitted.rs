@@ -1,7 +1,7 @@
 //! The review of programs that a container submits itself, through the proxy of bpf(2): bare instructions, without an
 //! object around them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Broken, Objection, instructions, target};
 use crate::kernel::btf::{Btf, BtfError, BtfKind};
@@ -150,21 +150,47 @@ fn linear(code: &[Insn]) -> impl Iterator<Item = (usize, Insn)> + '_ {
     })
 }
 
-/// The tags of function arguments in some BTF that were not reviewed: the type of the function and the tag.
+/// Functions with tags that were not reviewed, in one BTF.
+pub const TAGS_MAX: usize = 1024;
+
+/// Some BTF whose tags cannot be reviewed.
+#[derive(Debug, thiserror::Error)]
+pub enum TagsError {
+    /// It cannot be parsed, although the kernel accepted it.
+    #[error("the BTF of the program cannot be read: {0}")]
+    Unreadable(#[from] BtfError),
+    /// It has more of them than are kept.
+    #[error("the BTF of the program has more than {TAGS_MAX} tags of function arguments that were not reviewed")]
+    TooMany,
+}
+
+/// The tags of function arguments in some BTF that were not reviewed: one for each tagged function, by its type.
 ///
 /// # Errors
-/// If it cannot be parsed, although the kernel accepted it.
-pub fn unreviewed_tags(btf: &[u8]) -> Result<Vec<(u32, String)>, BtfError> {
-    Ok(tags::unreviewed(&Btf::parse(btf)?).collect())
+/// If it cannot be parsed, or has more than [`TAGS_MAX`] of them.
+pub fn unreviewed_tags(btf: &[u8]) -> Result<HashMap<u32, String>, TagsError> {
+    let mut found = HashMap::new();
+    for (at, (function, tag)) in tags::unreviewed(&Btf::parse(btf)?).enumerate() {
+        if at >= TAGS_MAX {
+            return Err(TagsError::TooMany);
+        }
+        found.entry(function).or_insert(tag);
+    }
+    Ok(found)
 }
 
 /// Checks the functions of a program, `struct bpf_func_info` of `record` bytes each, against [`unreviewed_tags`] of its
 /// BTF.
-pub fn review_functions(name: &str, functions: &[u8], record: usize, tags: &[(u32, String)]) -> Result<(), SubmittedRefusal> {
+pub fn review_functions(
+    name: &str,
+    functions: &[u8],
+    record: usize,
+    tags: &HashMap<u32, String>,
+) -> Result<(), SubmittedRefusal> {
     // The first field is the instruction, the second the type.
     for function in functions.chunks_exact(record.max(8)) {
         let ty = function.get(4..).and_then(<[u8]>::first_chunk).copied().map(u32::from_ne_bytes);
-        if let Some((_, tag)) = tags.iter().find(|(tagged, _)| Some(*tagged) == ty) {
+        if let Some(tag) = ty.and_then(|ty| tags.get(&ty)) {
             return Err(SubmittedRefusal { program: name.to_owned(), objection: Objection::Tag(tag.clone()), at: None });
         }
     }
@@ -276,10 +302,39 @@ mod tests {
 
     #[test]
     fn tagged_functions_are_found_by_their_type() {
-        let tags = [(5, "arg:untrusted".to_owned())];
+        let tags = [(5, "arg:untrusted".to_owned())].into();
         let record = |ty: u32| [0u32, ty].map(u32::to_ne_bytes).concat();
         assert_eq!(review_functions("p", &record(4), 8, &tags), Ok(()));
         let refused = review_functions("p", &[record(4), record(5)].concat(), 8, &tags).unwrap_err().to_string();
         assert!(refused.contains("tagged \"arg:untrusted\": that reaches kernel memory"), "{refused}");
+    }
+
+    /// BTF with a function, and `tags` tags of its argument.
+    fn tagged(tags: usize) -> Vec<u8> {
+        const FUNC_PROTO: u32 = 13 << 24;
+        const FUNC: u32 = 12 << 24;
+        const DECL_TAG: u32 = 17 << 24;
+        let mut types = vec![0, FUNC_PROTO, 0, 1, FUNC, 1];
+        for _ in 0..tags {
+            types.extend([3, DECL_TAG, 2, 0]);
+        }
+        let strings = b"\0f\0arg:untrusted\0";
+        let length = types.len() * 4;
+        let header = [24, 0, length, length, strings.len()].map(|value| u32::try_from(value).unwrap());
+        let words = header.into_iter().chain(types).flat_map(u32::to_ne_bytes);
+        0xeb9f_u16.to_ne_bytes().into_iter().chain([1, 0]).chain(words).chain(strings.iter().copied()).collect()
+    }
+
+    #[test]
+    fn tags_are_read_up_to_a_number() {
+        for (tags, is_read) in [(0, true), (1, true), (TAGS_MAX, true), (TAGS_MAX + 1, false)] {
+            let found = unreviewed_tags(&tagged(tags));
+            match found {
+                Ok(found) if is_read => assert_eq!(found.get(&2).map(String::as_str), (tags > 0).then_some("arg:untrusted")),
+                Err(TagsError::TooMany) if !is_read => {}
+                found => panic!("{tags}: {found:?}"),
+            }
+        }
+        assert!(matches!(unreviewed_tags(b"no BTF"), Err(TagsError::Unreadable(_))));
     }
 }
