@@ -84,6 +84,8 @@ pub enum AttachTarget {
 const MAP_FLAGS: u32 = 0x1fff | 1 << 19;
 /// Program flags that a container may use: STRICT_ALIGNMENT, ANY_ALIGNMENT, TEST_RND_HI32, XDP_HAS_FRAGS.
 const PROG_FLAGS: u32 = 1 | 2 | 4 | 1 << 5;
+/// Functions of one program. The verifier takes 256 (BPF_MAX_SUBPROGS).
+const FUNCTIONS_MAX: u32 = 1024;
 /// `BPF_F_TOKEN_FD`
 const TOKEN_FD: u32 = 1 << 16;
 /// Map types whose value is the map itself: array_of_maps, hash_of_maps.
@@ -201,6 +203,9 @@ impl ProxyGrant {
         }
         if attr.u32(prog::ATTACH_BTF_ID) != 0 || attr.u32(prog::ATTACH_FD) != 0 {
             return beyond("a program for a function of the kernel or of another program".to_owned());
+        }
+        if attr.u32(prog::FUNC_INFO_CNT) > FUNCTIONS_MAX {
+            return Err(not_passed_on(&format!("a program with more than {FUNCTIONS_MAX} functions (func_info_cnt)")));
         }
         // The kernel would change the instructions after they were reviewed.
         if attr.u32(prog::CORE_RELO_CNT) != 0 {
@@ -410,6 +415,8 @@ mod tests {
             (&sockets, ProgLoad, vec![(prog::TYPE, 2)], Some("not granted the program type kprobe")),
             (&sockets, ProgLoad, vec![(prog::TYPE, 6), (prog::EXPECTED_ATTACH_TYPE, 23)], Some("attach type trace_raw_tp")),
             (&sockets, ProgLoad, vec![(prog::TYPE, 6), (prog::CORE_RELO_CNT, 1)], Some("core_relos")),
+            (&sockets, ProgLoad, vec![(prog::TYPE, 6), (prog::FUNC_INFO_CNT, 1024)], None),
+            (&sockets, ProgLoad, vec![(prog::TYPE, 6), (prog::FUNC_INFO_CNT, 1025)], Some("more than 1024 functions")),
             (&sockets, ProgLoad, vec![(prog::TYPE, 6), (prog::SIGNATURE_SIZE, 1)], Some("a signed program is not passed on")),
             (&sockets, ProgLoad, vec![(prog::TYPE, 6), (prog::FLAGS, 16)], Some("a program with flags 0x10")),
             (&sockets, ProgLoad, vec![(prog::TYPE, 6), (prog::ATTACH_BTF_ID, 1)], Some("for a function of the kernel")),
