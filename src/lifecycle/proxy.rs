@@ -10,7 +10,7 @@ use crate::lifecycle::host::HostError;
 use crate::model::ids::{ContainerId, OwnerNo, ProcessIdentity};
 use crate::model::proxy::profile::ProxySockets;
 use crate::model::proxy::usage;
-use crate::model::proxy::usage::{HeldKey, HeldObject};
+use crate::model::proxy::usage::{HeldKey, HeldObject, ShownMaps};
 use crate::model::proxy::{ProxyGrant, ProxyRecord};
 use crate::model::record::{ContainerOwner, Owner, OwnerRecord, Phase};
 use crate::paths::Paths;
@@ -31,6 +31,8 @@ pub struct ProxiedContainer {
     pub init: ProcessIdentity,
     /// What was loaded for it before.
     pub objects: Vec<HeldObject>,
+    /// The maps that its bpffs shows.
+    pub shown: ShownMaps,
     /// What it was granted.
     pub grant: ProxyGrant,
     /// The cookie of its network namespace.
@@ -73,6 +75,7 @@ pub fn find(paths: &Paths, id: &ContainerId) -> Result<ProxiedContainer, ProxyGr
     let store = Store::open_existing(&paths.stores(), &clock::boot_id()?)?.ok_or_else(none)?;
     let records = store.read::<_, StoreError>(|txn| txn.by_container(id))?;
     let ready = records.into_iter().find(|record| record.phase == Phase::Ready).ok_or_else(none)?;
+    let shown = ready.maps.iter().filter_map(|map| Some((map.id()?, map.shown.as_ref()?.access))).collect();
     let Owner::Container(container) = ready.owner else { return Err(none()) };
     let (Some(ProxyRecord { grant, network, objects }), Some(init)) = (container.proxy, container.init) else {
         return Err(none());
@@ -80,7 +83,8 @@ pub fn find(paths: &Paths, id: &ContainerId) -> Result<ProxiedContainer, ProxyGr
     if !pid::is_alive(&init).map_err(HostError::from)? {
         return Err(ProxyGrantError::Ended { id: id.clone() });
     }
-    Ok(ProxiedContainer { owner: ready.no, init, grant, network, objects, cgroup: container.cgroup.map(|cgroup| cgroup.id) })
+    let cgroup = container.cgroup.map(|cgroup| cgroup.id);
+    Ok(ProxiedContainer { owner: ready.no, init, objects, shown, grant, network, cgroup })
 }
 
 /// The objects of a container that are recorded now.

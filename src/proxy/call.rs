@@ -116,7 +116,9 @@ pub(super) fn perform(
     copied: &CopiedCall,
 ) -> Result<Outcome, FailedCall> {
     let attr = &copied.attr;
-    granted.container.grant.check(attr)?;
+    let container = &granted.container;
+    container.grant.check(attr)?;
+    container.grant.check_inner_maps(attr, &container.shown)?;
     let mut prepared = copied.prepare();
     let mut held = Vec::new();
     let mut program_type = attr.u32(prog::TYPE);
@@ -127,7 +129,7 @@ pub(super) fn perform(
         NotifiedCommand::MapCreate => (Some(UsedKind::Map), grant::map_memory(attr, granted.cpus, page_size().into())),
         NotifiedCommand::BtfLoad => (Some(UsedKind::Btf), grant::btf_memory(attr, page_size().into())),
         NotifiedCommand::ProgLoad => {
-            translate(caller, attr, &mut prepared)?;
+            translate(paths, granted, caller, attr, &mut prepared)?;
             judge_program(granted, attr, &prepared, &held)?;
             (Some(UsedKind::Program), grant::program_memory(attr))
         }
@@ -169,8 +171,14 @@ fn id_of(kind: UsedKind, fd: &OwnedFd) -> Option<u32> {
     }
 }
 
-/// Replaces the caller's descriptors in the instructions by copies of ours.
-fn translate(caller: &mut NotifiedThread<'_>, attr: &CopiedAttr, prepared: &mut PreparedCall) -> Result<(), FailedCall> {
+/// Replaces the caller's descriptors in the instructions by copies of ours, and checks whose maps they are.
+fn translate(
+    paths: &Paths,
+    granted: &mut GrantedContainer,
+    caller: &mut NotifiedThread<'_>,
+    attr: &CopiedAttr,
+    prepared: &mut PreparedCall,
+) -> Result<(), FailedCall> {
     let Some(bytes) = prepared.buffer(prog::INSNS) else { return Ok(()) };
     let mut code: Vec<[u8; 8]> = bytes.as_chunks::<8>().0.to_vec();
     let mut replaced: HashMap<CodeReference, i32> = HashMap::new();
@@ -196,7 +204,9 @@ fn translate(caller: &mut NotifiedThread<'_>, attr: &CopiedAttr, prepared: &mut 
                 bytes.first_chunk().copied().map(i32::from_ne_bytes).ok_or(Errno::FAULT)?
             }
         };
-        let number = prepared.keep(caller.descriptor(theirs)?);
+        let ours = caller.descriptor(theirs)?;
+        granted.check_map(paths, ours.as_fd())?;
+        let number = prepared.keep(ours);
         replaced.insert(reference, number);
         Ok(number)
     })?;
@@ -284,7 +294,12 @@ fn attach(
             }
             prepared.set_descriptor(target_at, fd);
         }
-        AttachTarget::Map | AttachTarget::PerfEvent => {
+        AttachTarget::Map => {
+            let fd = caller.descriptor(attr.fd(target_at))?;
+            granted.check_map(paths, fd.as_fd())?;
+            prepared.set_descriptor(target_at, fd);
+        }
+        AttachTarget::PerfEvent => {
             prepared.set_descriptor(target_at, caller.descriptor(attr.fd(target_at))?);
         }
         AttachTarget::Loaded => {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use crate::kernel::{GrantedKfuncs, KERNEL_BTF};
@@ -83,6 +83,21 @@ impl GrantedContainer {
         if let Ok(recorded) = proxy::recorded(paths, &self.container) {
             self.usage.learn(recorded);
         }
+    }
+
+    /// Checks that a descriptor of a map, if it is one, is that of a map which the container's programs may use.
+    pub(super) fn check_map(&mut self, paths: &Paths, fd: BorrowedFd<'_>) -> Result<(), FailedCall> {
+        if self.container.grant.host_scope {
+            return Ok(());
+        }
+        // The kernel refuses other descriptors.
+        let Some(id) = bpf::id_if_map(fd)? else { return Ok(()) };
+        if self.usage.may_use_map(id, &self.container.shown).is_err() {
+            // An exec has a process of its own, which may have created it just now.
+            self.learn(paths);
+            self.usage.may_use_map(id, &self.container.shown)?;
+        }
+        Ok(())
     }
 
     /// Checks the limits, without the objects that are gone.

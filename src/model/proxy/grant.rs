@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ProxyRefusal;
 use super::attr::{self, CopiedAttr, NotifiedCommand, attach, btf, link, map, prog};
-use super::usage::HeldObject;
+use super::usage::{HeldObject, ShownMaps};
 use crate::model::delegation::{Category, Delegation};
 use crate::model::object::MapFacts;
 use crate::model::policy::ContainerLimits;
@@ -179,6 +179,17 @@ impl ProxyGrant {
         }
         if flags & !MAP_FLAGS != 0 {
             return Err(not_passed_on(&format!("a map with flags {:#x}", flags & !MAP_FLAGS)));
+        }
+        Ok(())
+    }
+
+    /// Whether a map that has maps as values can be created. The container can put a map into it that it is shown
+    /// read-only, and a program that finds it there could write to it.
+    pub fn check_inner_maps(&self, attr: &CopiedAttr, shown: &ShownMaps) -> Result<(), ProxyRefusal> {
+        let is_outer = attr.command == NotifiedCommand::MapCreate && OF_MAPS.contains(&attr.u32(map::TYPE));
+        if is_outer && shown.any_read_only() && !self.host_scope {
+            let why = "programs could write through it to the maps that are shown to the container read-only";
+            return Err(ProxyRefusal::MapOfHost { name: name(Category::Maps, attr.u32(map::TYPE)), why });
         }
         Ok(())
     }
@@ -442,6 +453,23 @@ mod tests {
             assert_eq!(answer.is_ok(), is_allowed, "map type {map_type}: {answer:?}");
             assert!(is_allowed || answer.unwrap_err().to_string().contains("it needs host-scope = true"));
             assert_eq!(grant(&[Preset::Sockets], true).check(&create), Ok(()), "map type {map_type}");
+        }
+    }
+
+    #[test]
+    fn maps_of_maps_need_host_scope_beside_a_read_only_map() {
+        use crate::model::annotations::MapAccess::{ReadOnly, ReadWrite};
+        for (map_type, access, host_scope, is_allowed) in [
+            (12, ReadOnly, false, false),
+            (13, ReadOnly, false, false),
+            (13, ReadOnly, true, true),
+            (13, ReadWrite, false, true),
+            (2, ReadOnly, false, true),
+        ] {
+            let create = attr(NotifiedCommand::MapCreate, &[(map::TYPE, map_type)]);
+            let shown = [(7, access)].into_iter().collect();
+            let answer = grant(&[Preset::Maps], host_scope).check_inner_maps(&create, &shown);
+            assert_eq!(answer.is_ok(), is_allowed, "{map_type} {access:?} {host_scope}: {answer:?}");
         }
     }
 

@@ -1,11 +1,12 @@
 //! What a container holds through the proxy. The kernel charges it to the proxy's memory cgroup, not to the
 //! container's, so the limits of the policy are enforced here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::ProxyRefusal;
+use crate::model::annotations::MapAccess;
 use crate::model::policy::ContainerLimits;
 
 /// A kind of object that counts.
@@ -93,7 +94,49 @@ pub fn merged(recorded: &[HeldObject], made: &[HeldObject], gone: &HashSet<HeldK
     all.filter(|object| !gone.contains(&object.key()) && listed.insert(object.key())).take(LISTED_MAX).cloned().collect()
 }
 
+/// The maps of bpfman-hook that a container sees, by their ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShownMaps {
+    access: BTreeMap<u32, MapAccess>,
+}
+
+impl FromIterator<(u32, MapAccess)> for ShownMaps {
+    fn from_iter<I: IntoIterator<Item = (u32, MapAccess)>>(maps: I) -> Self {
+        let mut access = BTreeMap::new();
+        for (id, given) in maps {
+            // A map that is shown twice is as restricted as its strictest file.
+            let known = access.entry(id).or_insert(given);
+            if given == MapAccess::ReadOnly {
+                *known = given;
+            }
+        }
+        Self { access }
+    }
+}
+
+impl ShownMaps {
+    /// True if the container must not write to one of them.
+    pub fn any_read_only(&self) -> bool {
+        self.access.values().any(|access| *access == MapAccess::ReadOnly)
+    }
+}
+
 impl ProxyUsage {
+    /// Whether a program of the container may use a map, or be attached to it. A program can write to a map whatever the
+    /// access of the descriptor, and freezing a map does not restrict programs.
+    ///
+    /// # Errors
+    /// For a map that is shown read-only, and for one that is not the container's.
+    pub fn may_use_map(&self, id: u32, shown: &ShownMaps) -> Result<(), ProxyRefusal> {
+        let why = match shown.access.get(&id) {
+            Some(MapAccess::ReadWrite) => return Ok(()),
+            Some(MapAccess::ReadOnly) => "it is shown to the container read-only, and a program could write to it",
+            None if self.has(UsedKind::Map, id) => return Ok(()),
+            None => "it was neither created through the proxy nor is it shown to the container as :rw",
+        };
+        Err(ProxyRefusal::Foreign { what: "the map", why: why.to_owned() })
+    }
+
     /// Notes a new object.
     pub fn add(&mut self, object: HeldObject) {
         self.held.push(object);
@@ -166,6 +209,24 @@ mod tests {
         usage.add(a.clone());
         usage.learn(vec![a.clone(), b.clone()]);
         assert_eq!(usage.held(), [a, b]);
+    }
+
+    #[test]
+    fn programs_use_the_maps_of_their_container() {
+        use MapAccess::{ReadOnly, ReadWrite};
+        let shown = [(1, ReadOnly), (2, ReadWrite), (3, ReadWrite), (3, ReadOnly)].into_iter().collect::<ShownMaps>();
+        let mut usage = ProxyUsage::default();
+        usage.add(object(UsedKind::Map, 4, 0));
+        usage.add(object(UsedKind::Program, 5, 0));
+        for (id, part) in [(1, "read-only"), (2, ""), (3, "read-only"), (4, ""), (5, "neither created"), (6, "neither created")]
+        {
+            match usage.may_use_map(id, &shown) {
+                Ok(()) => assert_eq!(part, "", "{id}"),
+                Err(refusal) => assert!(!part.is_empty() && refusal.to_string().contains(part), "{id}: {refusal}"),
+            }
+        }
+        assert!(shown.any_read_only());
+        assert!(![(2, ReadWrite)].into_iter().collect::<ShownMaps>().any_read_only() && !ShownMaps::default().any_read_only());
     }
 
     #[test]

@@ -203,6 +203,14 @@ pub fn program_kind(object: BorrowedFd<'_>) -> Result<Option<(u32, u32)>, Errno>
     Ok(Some((info.type_, info.id)))
 }
 
+/// The id of a map; None if the descriptor is something else, about which the kernel would answer in another form.
+pub fn id_if_map(object: BorrowedFd<'_>) -> Result<Option<u32>, Errno> {
+    if !is_anonymous(object, "anon_inode:bpf-map") {
+        return Ok(None);
+    }
+    map_id(object).map(Some)
+}
+
 /// The id of some BTF and its size in bytes; None if the descriptor is something else.
 pub fn btf_kind(object: BorrowedFd<'_>) -> Result<Option<(u32, u32)>, Errno> {
     if !is_anonymous(object, "anon_inode:btf") {

@@ -26,8 +26,8 @@ use aya_obj::generated::bpf_cmd::{
 use rustix::io::Errno;
 
 pub use info::{
-    LinkInfo, MapInfo, ProgramInfo, attach_function, btf_bytes, btf_kind, is_link, link_info, locked_memory, map_id, map_info,
-    program_id, program_info, program_kind, token_info,
+    LinkInfo, MapInfo, ProgramInfo, attach_function, btf_bytes, btf_kind, id_if_map, is_link, link_info, locked_memory, map_id,
+    map_info, program_id, program_info, program_kind, token_info,
 };
 pub use link::{LinkTarget, link_create, raw_tracepoint_open, trampoline_link};
 pub use load::{
