@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use crate::model::ids::ContainerId;
-use crate::model::proxy::NotifiedCommand;
+use crate::model::proxy::{NotifiedCommand, ProxyRefusal};
 use crate::output::report::Report;
 use crate::paths::Paths;
 use crate::proxy::answers::{CallKey, Outcome, Undelivered};
@@ -33,6 +33,9 @@ pub(super) struct Agent {
     paths: Paths,
     id: ContainerId,
     granted: Option<GrantedContainer>,
+    /// True once the container's record was gone. A container of the same id may be started later: its grant is not for
+    /// the tasks that are left of this one.
+    ended: bool,
     undelivered: Undelivered,
     report: Report,
     noted: BTreeSet<String>,
@@ -44,6 +47,7 @@ impl Agent {
             paths: paths.clone(),
             id,
             granted: None,
+            ended: false,
             undelivered: Undelivered::default(),
             report: Report::new(paths),
             noted: BTreeSet::new(),
@@ -90,8 +94,15 @@ impl Agent {
             return;
         }
         granted.recorded = Some(Instant::now());
-        if let Err(sentence) = granted.record(&self.paths) {
-            self.note(&FailedCall { errno: 0, sentence: Some(format!("its objects cannot be recorded: {sentence}")) });
+        match granted.record(&self.paths) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.granted = None;
+                self.ended = true;
+            }
+            Err(sentence) => {
+                self.note(&FailedCall { errno: 0, sentence: Some(format!("its objects cannot be recorded: {sentence}")) });
+            }
         }
     }
 
@@ -129,7 +140,7 @@ impl Agent {
 
     /// Executes or refuses a call, and writes its log back.
     fn execute(&mut self, caller: &mut NotifiedThread<'_>, copied: &CopiedCall) -> Outcome {
-        let granted = match self.granted.take().map_or_else(|| GrantedContainer::find(&self.paths, &self.id), Ok) {
+        let granted = match self.granted.take().map_or_else(|| self.find(), Ok) {
             Ok(granted) => self.granted.insert(granted),
             Err(failure) => {
                 copied.write_refusal(caller, &failure);
@@ -145,6 +156,14 @@ impl Agent {
                 Outcome::Errno(failure.errno)
             }
         }
+    }
+
+    fn find(&self) -> Result<GrantedContainer, FailedCall> {
+        if self.ended {
+            let why = format!("container {} has ended: its record is gone", self.id);
+            return Err(ProxyRefusal::NoGrant { why }.into());
+        }
+        GrantedContainer::find(&self.paths, &self.id)
     }
 
     fn answer(

@@ -69,13 +69,15 @@ impl GrantedContainer {
         })
     }
 
-    /// Writes what was loaded to the container's record, and learns what other processes made for it.
-    pub(super) fn record(&mut self, paths: &Paths) -> Result<(), String> {
+    /// Writes what was loaded to the container's record, and learns what other processes made for it. False if there is no
+    /// record of the running container any more: the grant has ended.
+    pub(super) fn record(&mut self, paths: &Paths) -> Result<bool, String> {
         self.usage.prune(exists);
         let recorded = proxy::record(paths, &self.container, self.usage.held(), exists).map_err(|error| chain(&error))?;
         self.unrecorded = false;
+        let is_recorded = recorded.is_some();
         self.usage.learn(recorded.unwrap_or_default());
-        Ok(())
+        Ok(is_recorded)
     }
 
     /// Learns what other processes made for the container, without a change of its record.
