@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use crate::output::error::CommandError;
 use crate::paths::Paths;
-use crate::sys::{environment, fsutil};
+use crate::sys::fsutil::FileLock;
+use crate::sys::{SysError, environment, fsutil};
 
 /// How long the runtime may take to connect: an engine may pull an image in between.
 const FIRST: Duration = Duration::from_secs(300);
@@ -69,14 +70,15 @@ pub fn serve(path: &Path) -> Result<ExitCode, CommandError> {
         Ok(_) if word == "go" => {}
         _ => return Ok(ExitCode::SUCCESS),
     }
-    remove_dead(path);
+    // Held for as long as this process runs.
+    let _lock = lock_socket(path)?;
     let failed = |error: io::Error| CommandError::new(format!("listen at {}: {error}", path.display()));
     let listener = UnixListener::bind(path).map_err(failed)?;
     // The directory is root's alone.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
     let told = io::stdout().write_all(READY.as_bytes()).and_then(|()| io::stdout().flush());
     told.and_then(|()| environment::close_standard_streams()).map_err(|error| {
-        let _ = fs::remove_file(path);
+        remove(path);
         failed(error)
     })?;
     let path = path.to_owned();
@@ -106,8 +108,13 @@ pub fn serve(path: &Path) -> Result<ExitCode, CommandError> {
 
 /// Ends this process; those of execs go on until their own listeners end.
 fn end(path: &Path) -> ! {
-    let _ = fs::remove_file(path);
+    remove(path);
     exit(0)
+}
+
+fn remove(socket: &Path) {
+    let _ = fs::remove_file(socket);
+    let _ = fs::remove_file(lock_of(socket));
 }
 
 fn serve_connection(connection: UnixStream, path: &Path) -> io::Result<Child> {
@@ -118,12 +125,65 @@ fn serve_connection(connection: UnixStream, path: &Path) -> io::Result<Child> {
     command.env_clear().current_dir("/").stdin(OwnedFd::from(connection)).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
-/// Removes the sockets of processes that were killed.
-fn remove_dead(own: &Path) {
-    let others = own.parent().and_then(|directory| fs::read_dir(directory).ok()).into_iter().flatten().flatten();
-    for other in others.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "sock")) {
-        if UnixStream::connect(&other).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            let _ = fs::remove_file(other);
+/// The extension of the files that tell which sockets have a process. A connection would tell that too, but the process
+/// would take it for that of its runtime.
+const LOCK: &str = "lock";
+/// How long to wait for others that start at the same time.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn lock_of(socket: &Path) -> PathBuf {
+    socket.with_extension(LOCK)
+}
+
+/// Locks the file beside a socket that is to be made, and removes the sockets of processes that were killed.
+///
+/// # Errors
+/// If the file cannot be locked.
+fn lock_socket(socket: &Path) -> Result<OwnedFd, SysError> {
+    let lock = lock_of(socket);
+    let failed = |doing: &'static str, path: &Path| SysError::io(doing, path.display().to_string());
+    let directory = socket.parent().unwrap_or(Path::new("/"));
+    let opened: OwnedFd = fs::File::open(directory).map_err(failed("open", directory))?.into();
+    // Another process could otherwise take a new file for that of a dead process, before it is locked.
+    let alone = FileLock::wait_for(&opened, directory, PATIENCE)?;
+    if alone.is_some() {
+        remove_dead(directory);
+    }
+    let held = || io::Error::from(io::ErrorKind::WouldBlock);
+    fsutil::lock_while_open(&lock)?.ok_or_else(|| failed("lock", &lock)(held()))
+}
+
+/// Removes the sockets whose process does not run.
+fn remove_dead(directory: &Path) {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    for lock in files.filter(|path| path.extension().is_some_and(|end| end == LOCK)) {
+        if let Ok(Some(_dead)) = fsutil::lock_while_open(&lock) {
+            remove(&lock.with_extension("sock"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sockets_without_a_process_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let [dead, unused, own] = ["dead", "unused", "own"].map(|name| directory.path().join(name).with_extension("sock"));
+        drop(lock_socket(&dead).unwrap());
+        let _dead = UnixListener::bind(&dead).unwrap();
+        let held = lock_socket(&unused).unwrap();
+        let listener = UnixListener::bind(&unused).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert!(!dead.exists() && !lock_of(&dead).exists());
+        let _own = lock_socket(&own).unwrap();
+        assert!(unused.exists() && lock_of(&unused).exists() && lock_of(&own).exists());
+        // Nothing has connected to it.
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(lock_socket(&unused).is_err());
+        drop(held);
+        remove_dead(directory.path());
+        assert!(!unused.exists());
     }
 }
