@@ -74,6 +74,8 @@ SocketMode=0600
 DirectoryMode=0755
 Accept=yes
 MaxConnections=4096
+# A limit on the rate would make the socket fail for good, and with it every later start.
+TriggerLimitIntervalSec=0
 RemoveOnStop=yes
 
 [Install]
@@ -102,6 +104,11 @@ StandardError=journal
 UMask=0077
 LimitNOFILE=4096
 LimitMEMLOCK=infinity
+# The objects of the container are charged to this process, and it works for the container: map-memory of the policy is
+# the limit that refuses calls, and has to stay well below this one.
+MemoryMax=1G
+TasksMax=16
+CPUWeight=20
 
 # What the proxy needs, and no others.
 CapabilityBoundingSet={capabilities}
@@ -131,10 +138,15 @@ mod tests {
 
     #[test]
     fn only_root_may_connect_and_a_lost_listener_is_not_replaced() {
-        assert!(socket_unit().contains("\nSocketMode=0600\n") && socket_unit().contains("\nAccept=yes\n"));
+        for line in ["SocketMode=0600", "Accept=yes", "TriggerLimitIntervalSec=0"] {
+            assert!(socket_unit().lines().any(|found| found == line), "{line}");
+        }
         let unit = service_unit(Path::new("/opt/x/bin/bpfman-hook"));
         assert!(unit.contains("\nExecStart=/opt/x/bin/bpfman-hook proxy -\nStandardInput=socket\n"));
         assert!(!unit.lines().any(|line| line.starts_with("Restart=")));
+        for limit in ["MemoryMax=", "TasksMax=", "CPUWeight="] {
+            assert!(unit.lines().any(|line| line.starts_with(limit)), "{limit}");
+        }
         let line = unit.lines().find(|line| line.starts_with("CapabilityBoundingSet=")).unwrap();
         assert_eq!(line.split(' ').count(), CAPABILITIES.len());
     }
