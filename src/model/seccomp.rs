@@ -74,10 +74,12 @@ struct Rule {
 }
 
 /// The members of [`Syscall`] in a rule's `names`; podman's profiles contain hundreds of others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct SyscallNames {
     bpf: bool,
     perf_event_open: bool,
+    /// The first name that no system call has: runtimes could read it as another than this program does.
+    odd: Option<String>,
 }
 
 /// An entry of `args`: its presence makes the rule conditional.
@@ -105,6 +107,9 @@ impl<'de> Deserialize<'de> for SyscallNames {
                 while let Some(name) = names.next_element::<std::borrow::Cow<'_, str>>()? {
                     seen.bpf |= name == Syscall::Bpf.name();
                     seen.perf_event_open |= name == Syscall::PerfEventOpen.name();
+                    if seen.odd.is_none() && !is_plain(&name) {
+                        seen.odd = Some(name.into_owned());
+                    }
                 }
                 Ok(seen)
             }
@@ -113,7 +118,17 @@ impl<'de> Deserialize<'de> for SyscallNames {
     }
 }
 
+/// True if a name has the form of all system calls: lower-case letters, digits and `_`.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
 impl Seccomp {
+    /// The first name in the rules that no system call has.
+    pub fn odd_name(&self) -> Option<&str> {
+        self.syscalls.iter().flatten().find_map(|rule| rule.names.odd.as_deref())
+    }
+
     /// Where the runtime passes the filter's listener to; None without one.
     pub fn listener_path(&self) -> Option<&str> {
         self.listener_path.as_deref().filter(|path| !path.is_empty())
@@ -203,6 +218,24 @@ mod tests {
             );
             let seccomp: Seccomp = serde_json::from_str(&text).unwrap();
             assert_eq!(seccomp.allows(Syscall::Bpf), bpf, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_that_no_system_call_has_are_found() {
+        for (names, odd) in [
+            (r#"["read","bpf","_llseek","pread64"]"#, None),
+            (r#"["read","bpf\u0000","BPF"]"#, Some("bpf\0")),
+            (r#"["BPF"]"#, Some("BPF")),
+            (r#"[" bpf"]"#, Some(" bpf")),
+            (r#"["-1"]"#, Some("-1")),
+            (r#"[""]"#, Some("")),
+        ] {
+            let text = format!(
+                r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{{"names":["read"],"action":"SCMP_ACT_ALLOW"}},{{"names":{names},"action":"SCMP_ACT_ALLOW"}}]}}"#
+            );
+            let seccomp: Seccomp = serde_json::from_str(&text).unwrap();
+            assert_eq!(seccomp.odd_name(), odd, "{names}");
         }
     }
 

@@ -33,7 +33,9 @@ impl ProxySockets {
     /// True if a profile's `listenerPath` is one of them.
     pub fn include(&self, path: &str) -> bool {
         let path = Path::new(path);
-        path == self.shared || path.parent() == Some(&self.directory)
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_socket = name.ends_with(".sock") && !name.contains("..");
+        path == self.shared || is_socket && path.parent() == Some(&self.directory)
     }
 }
 
@@ -65,6 +67,14 @@ pub enum ProxyProfileError {
         found: String,
         /// What to do.
         remedy: &'static str,
+    },
+    /// A name that no system call has.
+    #[error(
+        "the container's seccomp profile names the system call {name:?}, which cannot be one: names have lower-case letters, digits and _; remove it, because the runtime could read it as another name than bpfman-hook does"
+    )]
+    OddName {
+        /// The name.
+        name: String,
     },
     /// Other rules for bpf(2).
     #[error("the rules for bpf(2) in the container's seccomp profile are not those that bpfman-hook writes: {remedy}")]
@@ -112,6 +122,9 @@ pub fn check(profile: Option<&Seccomp>, engine: Engine, sockets: &ProxySockets) 
     let metadata = profile.listener_metadata();
     if metadata != METADATA {
         return Err(ProxyProfileError::OtherMetadata { found: metadata.to_owned(), remedy });
+    }
+    if let Some(name) = profile.odd_name() {
+        return Err(ProxyProfileError::OddName { name: name.to_owned() });
     }
     let (mut found, mut ours) = (profile.bpf_rules(), rules().into_iter().map(Some).collect::<Vec<_>>());
     found.sort_unstable();
@@ -210,6 +223,11 @@ mod tests {
             ("/run/bpfman-hook/proxy/0f.sock", true),
             ("/run/bpfman-hook/proxy/a/b.sock", false),
             ("/run/bpfman-hook/proxy", false),
+            ("/run/bpfman-hook/proxy/..", false),
+            ("/run/bpfman-hook/proxy/../x.sock", false),
+            ("/run/bpfman-hook/proxy/..sock", false),
+            ("/run/bpfman-hook/proxy/0f.lock", false),
+            ("/run/bpfman-hook/proxy/0f.sock\0", false),
             ("proxy.sock", false),
         ] {
             assert_eq!(sockets().include(path), ours, "{path}");
@@ -252,7 +270,11 @@ mod tests {
     #[test]
     fn every_deviation_is_found() {
         type Change = fn(&mut Value);
-        let cases: [(&str, Change); 7] = [
+        let cases: [(&str, Change); 8] = [
+            ("names the system call \"bpf\\0\"", |profile| {
+                let rule = json!({ "names": ["read", "bpf\u{0}"], "action": "SCMP_ACT_ALLOW" });
+                profile["syscalls"].as_array_mut().unwrap().push(rule);
+            }),
             ("listenerPath \"/x\"", |profile| profile["listenerPath"] = "/x".into()),
             ("has none", |profile| profile["listenerPath"] = "".into()),
             ("listenerMetadata \"\"", |profile| drop(profile.as_object_mut().unwrap().remove("listenerMetadata"))),
