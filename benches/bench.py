@@ -266,7 +266,7 @@ def main():
             figure("unannotated / F0", "x", None, lambda of: of("unannotated") / of("F0")),
             figure("token / F1", "x", 1.6, lambda of: of("token") / of("F1")),
             figure("(xdp - F2) / bpftool", "x", 3.0, lambda of: (of("xdp") - of("F2")) / of("bpftool")),
-            figure("(xdp - F0) / bpftool", "x", 3.0, lambda of: (of("xdp") - of("F0")) / of("bpftool")),
+            figure("(xdp - F0) / bpftool", "x", None, lambda of: (of("xdp") - of("F0")) / of("bpftool")),
             figure("poststop - F0", "ms", 0.9, lambda of: (of("poststop") - of("F0")) * 1e3),
             figure("poststop / F0", "x", None, lambda of: of("poststop") / of("F0")),
             figures.Figure("peak memory, xdp", samples.kib["xdp"] / 1024, "MiB", 10),
