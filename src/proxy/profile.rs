@@ -20,7 +20,7 @@ const PROFILE_MAX: usize = 4 << 20;
 /// Prints the profile.
 ///
 /// # Errors
-/// If the profile to start from cannot be read, or is none.
+/// If the profile to start from cannot be read, or is not a seccomp profile.
 pub fn run(paths: &Paths, args: &ProxyProfileArgs) -> Result<ExitCode, CommandError> {
     output::print(&made(&paths.proxy_socket(), args).map_err(CommandError::new)?)
 }
