@@ -21,8 +21,8 @@ pub enum Fault {
     KillCaller(usize),
     /// The call has no effect and fails with this errno.
     Fail(usize, i32),
-    /// The calling thread stops and never continues.
-    Freeze(usize),
+    /// The thread that makes the first call with this name stops before it, and never continues.
+    Freeze(&'static str),
 }
 
 /// The result of a command.
@@ -228,11 +228,8 @@ impl Tracer {
                 self.tracees.insert(pid, Some(errno));
             }
             Fault::KillTree(at) if at == now => self.tracees.keys().for_each(|pid| kill(*pid)),
-            Fault::KillCaller(at) | Fault::Freeze(at) if at == now => {
-                if self.fault == Fault::KillCaller(at) {
-                    kill(pid);
-                }
-            }
+            Fault::KillCaller(at) if at == now => kill(pid),
+            Fault::Freeze(wanted) if wanted == name => {}
             _ => return false,
         }
         self.hit = Some(name);
