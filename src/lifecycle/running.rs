@@ -84,7 +84,7 @@ pub enum RunningError {
 /// The one container whose id begins with `prefix`.
 ///
 /// # Errors
-/// If there is none or several.
+/// If no container or more than one has such an id.
 pub fn by_id(all: Vec<RunningContainer>, prefix: &str) -> Result<RunningContainer, RunningError> {
     let mut found: Vec<_> = all.into_iter().filter(|container| container.id.starts_with(prefix)).collect();
     // A whole id is also the beginning of longer ones.

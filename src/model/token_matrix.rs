@@ -74,7 +74,7 @@ pub struct MatrixRow {
     pub set: MatrixSet,
     /// The kernel's name.
     pub name: String,
-    /// The program type that was used; None where there is none.
+    /// The program type that was used; None if the call takes no program.
     pub program: Option<String>,
     /// Whether the token makes it possible: true if it fails without the token with every capability, false if it works
     /// without a token too. None if it fails.

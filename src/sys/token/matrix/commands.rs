@@ -128,7 +128,7 @@ impl<'a> Prepared<'a> {
             }),
             "prog_get_next_id" | "map_get_next_id" | "btf_get_next_id" | "link_get_next_id" => {
                 smallest(|| match RawAttr::new().call(cmd) {
-                    // There is none.
+                    // ENOENT: no object has a higher id.
                     Err(Errno::NOENT) | Ok(_) => Ok(()),
                     Err(errno) => Err(errno),
                 })
