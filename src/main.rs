@@ -16,7 +16,7 @@ use bpfman_hook::kernel::LinuxKernel;
 use bpfman_hook::output::error::CommandError;
 use bpfman_hook::output::logging;
 use bpfman_hook::paths::Paths;
-use bpfman_hook::setup::install;
+use bpfman_hook::setup::{first_policy, install};
 use bpfman_hook::sys::child::{self, Role};
 use bpfman_hook::sys::token::matrix;
 use bpfman_hook::sys::{environment, export};
@@ -89,6 +89,7 @@ fn run(command: Command, root: Option<&Path>, paths: &Paths) -> Result<ExitCode,
         Command::Proxy(ProxyCommand::OwnSocket { path }) => proxy::serve_own_socket(&path),
         Command::Policy(PolicyCommand::Check(args)) => policy::run_check(paths, &args),
         Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(paths, &args),
+        Command::Init(args) => first_policy::run(paths, &args),
         Command::Doctor(args) => doctor::run(paths, &args, &LinuxKernel),
         Command::System(SystemCommand::Service(args)) => grpc::run(paths, &args),
         Command::Install(args) => install::run(root, &args),

@@ -74,6 +74,11 @@ impl Paths {
         self.etc.join("policy.d")
     }
 
+    /// The trusted root of rules for keyless identities that name none.
+    pub fn trusted_root(&self) -> PathBuf {
+        self.etc.join("trusted_root.json")
+    }
+
     /// The registry configuration.
     pub fn registries(&self) -> PathBuf {
         self.etc.join("registries.toml")

@@ -5,6 +5,7 @@
 //! syntax and explains errors.
 
 pub mod image;
+pub mod init;
 pub mod nri;
 pub mod proxy;
 pub mod service;
@@ -84,6 +85,8 @@ pub enum Command {
     /// The proxy of bpf(2), for containers that load programs themselves
     #[command(subcommand)]
     Proxy(proxy::ProxyCommand),
+    /// Write the first policy of this host
+    Init(init::InitArgs),
     /// Check policy files, or show what they would allow
     #[command(subcommand)]
     Policy(PolicyCommand),

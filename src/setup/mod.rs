@@ -4,6 +4,7 @@ pub mod check;
 mod compare;
 pub mod containerd;
 mod error;
+pub mod first_policy;
 pub mod hook_files;
 pub mod hooks_dir;
 pub mod install;

@@ -1,5 +1,6 @@
 //! Files and directories of bpfman-hook, and safe access to directories of others.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -8,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW, chownat, fchmod,
-    flock, fstat, fsync, mkdirat, openat, openat2, renameat, unlinkat, utimensat,
+    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW,
+    chownat, fchmod, flock, fstat, fsync, mkdirat, openat, openat2, renameat, renameat_with, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -63,7 +64,14 @@ fn removed(result: Result<(), Errno>, doing: &'static str, path: &Path) -> Resul
 /// Writes a file atomically: it has all bytes and exactly `mode`, or is unchanged. A temporary file next to it is
 /// written, synced and renamed over it. A symbolic link at `path` is replaced, not followed.
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
-    let directory = replace(path, &unique_beside(path), bytes, mode, File::sync_all)?;
+    let directory = replace(path, &unique_beside(path), bytes, mode, RenameFlags::empty(), File::sync_all)?;
+    fsync(&directory).map_err(SysError::io("sync the directory of", show(path)))
+}
+
+/// Like [`write_atomically`], for a file that does not exist yet: EEXIST if it does, also if another process creates it
+/// meanwhile.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
+    let directory = replace(path, &unique_beside(path), bytes, mode, RenameFlags::NOREPLACE, File::sync_all)?;
     fsync(&directory).map_err(SysError::io("sync the directory of", show(path)))
 }
 
@@ -72,7 +80,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysE
 /// or have its old contents; [`bring_to_disk`] prevents that. The temporary name ends with `.new`, so that the next
 /// writer replaces what a killed one left.
 pub fn write_whole_alone(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
-    replace(path, ".new", bytes, mode, |_| Ok(())).map(drop)
+    replace(path, ".new", bytes, mode, RenameFlags::empty(), |_| Ok(())).map(drop)
 }
 
 /// The name of a file next to `path` that no other living process uses.
@@ -87,6 +95,7 @@ fn replace(
     temporary: &str,
     bytes: &[u8],
     mode: u32,
+    how: RenameFlags,
     written: impl FnOnce(&File) -> io::Result<()>,
 ) -> Result<OwnedFd, SysError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -108,7 +117,7 @@ fn replace(
         .write_all(bytes)
         .and_then(|()| fchmod(&file, Mode::from_raw_mode(mode)).map_err(io::Error::from)) // past the umask
         .and_then(|()| written(&file))
-        .and_then(|()| renameat(&directory, temporary, &directory, name).map_err(io::Error::from))
+        .and_then(|()| rename(&directory, temporary, name, how).map_err(io::Error::from))
         .map_err(SysError::io("write", show(path)));
     match done {
         Ok(()) => Ok(directory),
@@ -117,6 +126,11 @@ fn replace(
             Err(err)
         }
     }
+}
+
+/// Renames within a directory. Without flags this is renameat(2), which every file system knows.
+fn rename(directory: &OwnedFd, from: &str, to: &OsStr, how: RenameFlags) -> Result<(), Errno> {
+    if how.is_empty() { renameat(directory, from, directory, to) } else { renameat_with(directory, from, directory, to, how) }
 }
 
 /// Syncs these files and directories to disk. This is done in parallel, because a journaling file system writes its
