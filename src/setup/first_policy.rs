@@ -228,7 +228,9 @@ mod tests {
             assert!(policy.warnings().is_empty(), "{:?}", policy.warnings());
             match (&policy.images[0].signed_by[..], pattern) {
                 ([Signer::Key(path)], None) => assert_eq!(path, &key.unwrap()),
-                ([Signer::Identity { identity, .. }], Some(subject)) => assert!(identity.matches(subject), "{text}"),
+                ([Signer::Identity { identity, .. }], Some(subject)) => {
+                    assert!(identity.matcher().unwrap().fits(subject), "{text}")
+                }
                 (signers, _) => panic!("{signers:?}"),
             }
         }
