@@ -313,6 +313,13 @@ impl<'a> Btf<'a> {
         self.types().find(|ty| ty.kind == BtfKind::DataSec && self.string_bytes(ty.name_offset) == name.as_bytes())
     }
 
+    /// True if a function with this name is only declared (linkage extern, `extern … __ksym`).
+    pub fn declares_function(&self, name: &str) -> bool {
+        const EXTERN: u32 = 2;
+        self.types()
+            .any(|ty| ty.kind == BtfKind::Func && ty.vlen == EXTERN && self.string_bytes(ty.name_offset) == name.as_bytes())
+    }
+
     /// A type without `const`, `volatile`, typedefs and tags.
     pub fn peel(&self, id: u32) -> Result<Type<'a>, BtfError> {
         let mut ty = self.ty(id)?;

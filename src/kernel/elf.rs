@@ -131,6 +131,8 @@ pub struct Symbol<'a> {
     pub size: u64,
     /// True for STB_LOCAL: `static` in C.
     pub local: bool,
+    /// True for STB_WEAK: `__weak` in C, which an extern that may be absent has.
+    pub weak: bool,
     /// True for STV_HIDDEN and STV_INTERNAL: `__hidden` in C.
     pub hidden: bool,
 }
@@ -264,6 +266,7 @@ fn read_symbols<'a>(headers: &[SectionHeader], sections: &[ElfSection<'a>]) -> R
             value: entry.st_value.get(NativeEndian),
             size: entry.st_size.get(NativeEndian),
             local: entry.st_bind() == elf::STB_LOCAL,
+            weak: entry.st_bind() == elf::STB_WEAK,
             hidden: matches!(entry.st_visibility(), elf::STV_INTERNAL | elf::STV_HIDDEN),
         })
     };

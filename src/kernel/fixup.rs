@@ -22,6 +22,13 @@ pub fn for_kernel(elf: &Elf<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>,
     for ty in btf.types() {
         let at = btf.position(ty.id)?;
         match ty.kind {
+            // The kernel accepts only variables in a data section, and no function without code. Nothing refers to the
+            // section; a union of the same length takes its place.
+            BtfKind::DataSec if btf.string_bytes(ty.name_offset) == KERNEL_SYMBOLS => {
+                if let Some(int) = word_type(btf) {
+                    union_of(&ty, int, &mut fixed, at);
+                }
+            }
             BtfKind::DataSec => {
                 if let Some((index, size)) = sections.get(btf.string_bytes(ty.name_offset)) {
                     data_section(btf, &ty, *size, |name| places.get(&(*index, name)).copied(), &mut fixed, at)?;
@@ -29,7 +36,8 @@ pub fn for_kernel(elf: &Elf<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>,
             }
             BtfKind::Func => {
                 let name = btf.string_bytes(ty.name_offset);
-                if ty.vlen == GLOBAL && (BUILTINS.contains(&name) || hidden.get(name) == Some(&true)) {
+                let internal = ty.vlen == GLOBAL && (BUILTINS.contains(&name) || hidden.get(name) == Some(&true));
+                if internal || ty.vlen == EXTERN {
                     // `vlen`, the low half of the second word, is the linkage: 0 is static.
                     put(&mut fixed, at + 4, u32::from(ty.flag) << 31 | (BtfKind::Func as u32) << 24);
                 }
@@ -44,6 +52,27 @@ pub fn for_kernel(elf: &Elf<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>,
 }
 
 const GLOBAL: u32 = 1;
+const EXTERN: u32 = 2;
+/// The section in which the compiler lists the kernel's functions and variables that an object declares.
+const KERNEL_SYMBOLS: &[u8] = b".ksyms";
+
+/// An integer of four bytes.
+fn word_type(btf: &Btf<'_>) -> Option<u32> {
+    btf.types().find(|ty| ty.kind == BtfKind::Int && ty.size_or_type == 4).map(|ty| ty.id)
+}
+
+/// Overwrites a data section with an unnamed union of as many unnamed integers: its members are as long as the entries
+/// of the section.
+fn union_of(section: &Type<'_>, int: u32, fixed: &mut [u8], at: usize) {
+    put(fixed, at, 0);
+    put(fixed, at + 4, (BtfKind::Union as u32) << 24 | section.vlen);
+    put(fixed, at + 8, 4);
+    for n in 0..section.vlen as usize {
+        for (word, value) in [0, int, 0].into_iter().enumerate() {
+            put(fixed, at + 12 + 12 * n + 4 * word, value);
+        }
+    }
+}
 
 fn data_section(
     btf: &Btf<'_>,

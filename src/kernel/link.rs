@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::kernel::core_relo::{CoreError, CoreTarget};
+use crate::kernel::core_relo::{CoreError, CoreTarget, POISON};
 use crate::kernel::elf::ElfRelocation;
-use crate::kernel::insn::{self, Insn, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
+use crate::kernel::elf::Symbol;
+use crate::kernel::insn::{self, Insn, PSEUDO_FUNC, PSEUDO_KFUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
 use crate::kernel::object::{BpfObject, Function};
 use crate::kernel::object_error::ObjectError;
 use crate::model::reach;
@@ -22,6 +23,9 @@ pub enum LinkError {
     /// A symbol that only the kernel or another object could define.
     #[error("it uses {name}, which the object only declares (kernel functions, __ksym and __kconfig are not supported){reach}", name = .0, reach = reaches(.0))]
     Extern(String),
+    /// A kernel function that the running kernel does not have.
+    #[error("it calls {0}, which this kernel does not have")]
+    NoKernelFunction(String),
     /// A reference to a symbol that is neither a map, nor data, nor a function.
     #[error("instruction {at} of {function} refers to {target:?}, which is neither a map nor data nor a function")]
     Reference {
@@ -100,11 +104,30 @@ impl Linked {
 }
 
 /// Links the program that starts with `entry`. `target` are the running kernel's types for CO-RE; without it CO-RE
-/// relocations are left unresolved, so that an object can be checked independently of the kernel.
+/// relocations are left unresolved, so that an object can be checked independently of the kernel. Kernel functions that
+/// the object declares (`extern … __ksym`) are refused.
 pub fn link(object: &BpfObject<'_>, entry: &Function, target: Option<&CoreTarget<'_>>) -> Result<Linked, LinkError> {
+    link_entry(object, entry, target, None)
+}
+
+/// Links a program of bpfman-hook itself, which may call kernel functions. They are found by name in the kernel's BTF.
+/// If the kernel does not have a weak one, its address is 0 and a call of it is poisoned, as libbpf does
+/// (tools/lib/bpf/libbpf.c, `poison_kfunc_call`). The address of one that it has is 1: kernels before 6.4 accept no real
+/// one, and programs only compare it with 0.
+pub fn link_built_in(object: &BpfObject<'_>, entry: &Function, kernel: &CoreTarget<'_>) -> Result<Linked, LinkError> {
+    link_entry(object, entry, Some(kernel), Some(kernel))
+}
+
+fn link_entry(
+    object: &BpfObject<'_>,
+    entry: &Function,
+    target: Option<&CoreTarget<'_>>,
+    kernel: Option<&CoreTarget<'_>>,
+) -> Result<Linked, LinkError> {
     let mut linker = Linker {
         object,
         target,
+        kernel,
         sections: HashMap::new(),
         maps_by_place: maps_by_place(object),
         placed: HashMap::new(),
@@ -132,6 +155,8 @@ struct LinkedCode {
 struct Linker<'o, 'a> {
     object: &'o BpfObject<'a>,
     target: Option<&'o CoreTarget<'o>>,
+    /// Where kernel functions are looked up; None if they are refused.
+    kernel: Option<&'o CoreTarget<'o>>,
     sections: HashMap<usize, LinkedCode>,
     maps_by_place: HashMap<(usize, u64), usize>,
     placed: HashMap<(usize, usize), usize>,
@@ -185,7 +210,8 @@ impl<'o> Linker<'o, '_> {
                 Some(relocation) if insn.code == insn::CALL => {
                     let symbol = self.object.symbol(relocation);
                     let Some(section) = symbol.section else {
-                        return Err(LinkError::Extern(symbol.name.to_owned()));
+                        self.kernel_call(start + n, &symbol)?;
+                        continue;
                     };
                     if !insn.is_call() {
                         return Err(self.reference(function, n, relocation));
@@ -210,13 +236,16 @@ impl<'o> Linker<'o, '_> {
 
     fn constant(&mut self, function: &'o Function, start: usize, n: usize, relocation: ElfRelocation) -> Result<(), LinkError> {
         let symbol = self.object.symbol(relocation);
-        let Some(section) = symbol.section else {
-            return Err(LinkError::Extern(symbol.name.to_owned()));
-        };
         let at = start + n;
         if n + 1 >= function.len {
             return Err(self.reference(function, n, relocation));
         }
+        let Some(section) = symbol.section else {
+            let exists = self.kernel_function(&symbol)?.is_some();
+            self.instructions[at].imm = exists.into();
+            self.instructions[at + 1].imm = 0;
+            return Ok(());
+        };
         if self.object.elf.sections[section].executable() {
             let bytes = i64::from(self.instructions[at].imm);
             let callee = places(symbol.value) + bytes / insn::SIZE as i64;
@@ -242,6 +271,37 @@ impl<'o> Linker<'o, '_> {
         self.instructions[at] = self.instructions[at].with_src(PSEUDO_MAP_FD);
         self.instructions[at + 1].imm = 0;
         self.maps.push((at, map));
+        Ok(())
+    }
+
+    /// The id of a declared kernel function in the kernel's BTF; None for a weak one that the kernel does not have.
+    fn kernel_function(&self, symbol: &Symbol<'_>) -> Result<Option<u32>, LinkError> {
+        let refused = || LinkError::Extern(symbol.name.to_owned());
+        let kernel = self.kernel.ok_or_else(refused)?;
+        let (btf, _) = self.object.btf.as_ref().ok_or_else(refused)?;
+        if !btf.declares_function(symbol.name) {
+            return Err(refused());
+        }
+        match kernel.function(symbol.name) {
+            None if !symbol.weak => Err(LinkError::NoKernelFunction(symbol.name.to_owned())),
+            found => Ok(found),
+        }
+    }
+
+    fn kernel_call(&mut self, at: usize, symbol: &Symbol<'_>) -> Result<(), LinkError> {
+        match self.kernel_function(symbol)? {
+            Some(id) => {
+                let mut call = self.instructions[at].with_src(PSEUDO_KFUNC);
+                call.imm = id.cast_signed();
+                // 0 is the kernel itself; a module would be an index in `fd_array`.
+                call.off = 0;
+                self.instructions[at] = call;
+            }
+            None => {
+                self.missing.push(symbol.name.to_owned());
+                self.instructions[at] = Insn::poison(POISON);
+            }
+        }
         Ok(())
     }
 

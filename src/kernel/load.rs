@@ -10,14 +10,14 @@ use crate::kernel::core_relo::CoreTarget;
 use crate::kernel::error::KernelError;
 use crate::kernel::features::{self, Feature, KERNEL_BTF, Support};
 use crate::kernel::fixup;
-use crate::kernel::link::{Linked, link};
+use crate::kernel::link::{Linked, link, link_built_in};
 use crate::kernel::map::{self, MapDefinition, MapShape};
 use crate::kernel::object::{BpfObject, Function};
 use crate::kernel::review::review;
 use crate::kernel::verifier::VerifierLog;
 use crate::kernel::{LoadedIds, kernel_function, pins, section};
 use crate::model::attach_point::{ProgramKind, Scope};
-use crate::model::plan::{PlannedObject, PlannedProgram};
+use crate::model::plan::{PlannedMap, PlannedObject, PlannedProgram};
 use crate::model::reach;
 use crate::sys::bpf::{self, BtfRecords, MapCreate, MapTypes, ProgramLoad};
 use crate::sys::caps::{self, Capability};
@@ -34,10 +34,55 @@ const XDP_HAS_FRAGS: u32 = 1 << 5;
 /// Loads the planned programs and maps of an object and pins them under `directory`.
 pub(crate) fn load(directory: &Path, planned: &PlannedObject) -> Result<LoadedIds, KernelError> {
     let object = BpfObject::parse(&planned.bytes)?;
-    let work = prepare(&object, planned)?;
+    let request = LoadRequest {
+        scope: planned.scope,
+        programs: &planned.programs,
+        maps: &planned.maps,
+        globals: &planned.globals,
+        built_in: false,
+    };
+    let work = prepare(&object, request)?;
     let shared = work.shared()?;
     let loaded = caps::with_caps(capabilities(planned.scope), || work.load(shared))??;
     pin(directory, planned, &work.pinned, &loaded)
+}
+
+/// Loads programs of an object of bpfman-hook itself, with the capabilities of host scope. They may call kernel functions,
+/// and nothing is pinned. `maps` replace maps of the object by name.
+pub(crate) fn load_built_in(
+    bytes: &[u8],
+    programs: &[PlannedProgram],
+    globals: &[(String, Vec<u8>)],
+    maps: Vec<(&str, OwnedFd)>,
+) -> Result<BuiltInParts, KernelError> {
+    let object = BpfObject::parse(bytes)?;
+    let request = LoadRequest { scope: Scope::Host, programs, maps: &[], globals, built_in: true };
+    let work = prepare(&object, request)?;
+    let index = |name: &str| object.maps.iter().position(|map| map.name == name);
+    let given = maps.into_iter().filter_map(|(name, map)| Some((index(name)?, map))).collect();
+    let loaded = caps::with_caps(capabilities(Scope::Host), || work.load(given))??;
+    let named = |(index, map): (usize, OwnedFd)| (object.maps[index].name.to_owned(), map);
+    Ok(BuiltInParts { programs: loaded.programs, maps: loaded.maps.into_iter().map(named).collect() })
+}
+
+/// The descriptors of an object of bpfman-hook itself. Programs and maps are freed with them unless something else refers
+/// to them.
+pub(crate) struct BuiltInParts {
+    /// In the order of the request.
+    pub(crate) programs: Vec<OwnedFd>,
+    /// The maps that the programs use, by their names in the object.
+    pub(crate) maps: BTreeMap<String, OwnedFd>,
+}
+
+/// What to load of an object.
+#[derive(Clone, Copy)]
+struct LoadRequest<'w> {
+    scope: Scope,
+    programs: &'w [PlannedProgram],
+    maps: &'w [PlannedMap],
+    globals: &'w [(String, Vec<u8>)],
+    /// True for an object of bpfman-hook itself.
+    built_in: bool,
 }
 
 /// Capabilities of the loading thread. Without CAP_PERFMON the verifier refuses to read kernel memory and to leak
@@ -91,14 +136,16 @@ struct LoadedObject {
 }
 
 /// Finds every error that can be found without loading anything.
-fn prepare<'w>(object: &'w BpfObject<'w>, planned: &'w PlannedObject) -> Result<PreparedObject<'w>, KernelError> {
-    let chosen: Vec<Chosen<'_>> = planned.programs.iter().map(|p| choose(object, p)).collect::<Result<_, _>>()?;
+fn prepare<'w>(object: &'w BpfObject<'w>, request: LoadRequest<'w>) -> Result<PreparedObject<'w>, KernelError> {
+    let LoadRequest { scope, maps: planned_maps, globals, built_in, .. } = request;
+    let chosen: Vec<Chosen<'_>> = request.programs.iter().map(|p| choose(object, p)).collect::<Result<_, _>>()?;
     let on_function = chosen.iter().find(|chosen| chosen.planned.kind.fixed_at_load());
     if let Some(chosen) = on_function {
         kernel_function::check(chosen.planned)?;
     }
     let kernel = match on_function {
         Some(chosen) => kernel_types(&format!("find the function that {} attaches to", chosen.planned.function))?,
+        None if built_in => kernel_types("find the kernel's functions and types")?,
         None if object.ext.has_core() => kernel_types("resolve the object's CO-RE relocations")?,
         None => Vec::new(),
     };
@@ -106,11 +153,13 @@ fn prepare<'w>(object: &'w BpfObject<'w>, planned: &'w PlannedObject) -> Result<
         [] => None,
         bytes => Some(CoreTarget::parse(bytes).map_err(KernelError::KernelTypes)?),
     };
-    let scope = planned.scope;
     let mut programs = Vec::new();
     for Chosen { planned, function, program_type, flags } in chosen {
-        let linked = link(object, function, target.as_ref())
-            .map_err(|source| KernelError::Link { program: function.name.clone(), source })?;
+        let linked = match &target {
+            Some(target) if built_in => link_built_in(object, function, target),
+            target => link(object, function, target.as_ref()),
+        };
+        let linked = linked.map_err(|source| KernelError::Link { program: function.name.clone(), source })?;
         // Types that container scope never loads have no list; the kernel requires CAP_PERFMON for each of them.
         if scope == Scope::Container && reach::reviewed(program_type) {
             review(object, &planned.function, program_type, &linked)?;
@@ -120,11 +169,11 @@ fn prepare<'w>(object: &'w BpfObject<'w>, planned: &'w PlannedObject) -> Result<
     }
     let mut maps: BTreeSet<usize> = programs.iter().flat_map(|p| p.linked.used_maps()).collect();
     let by_name: HashMap<&str, usize> = object.maps.iter().enumerate().map(|(n, map)| (map.name, n)).collect();
-    let pinned: Vec<usize> = planned.maps.iter().map(|map| map_index(object, &by_name, &map.name)).collect::<Result<_, _>>()?;
+    let pinned: Vec<usize> = planned_maps.iter().map(|map| map_index(object, &by_name, &map.name)).collect::<Result<_, _>>()?;
     maps.extend(&pinned);
-    let frozen = planned.maps.iter().zip(&pinned).filter(|(map, _)| map.freeze).map(|(_, index)| *index).collect();
-    let reused = planned.maps.iter().zip(&pinned).filter_map(|(map, index)| Some((*index, map.reuse.as_deref()?))).collect();
-    let images = images(object, &maps, &planned.globals)?;
+    let frozen = planned_maps.iter().zip(&pinned).filter(|(map, _)| map.freeze).map(|(_, index)| *index).collect();
+    let reused = planned_maps.iter().zip(&pinned).filter_map(|(map, index)| Some((*index, map.reuse.as_deref()?))).collect();
+    let images = images(object, &maps, globals)?;
     let btf = match &object.btf {
         Some((btf, bytes)) => Some(fixup::for_kernel(&object.elf, btf, bytes).map_err(|e| KernelError::Object(e.into()))?),
         None => None,
@@ -248,8 +297,10 @@ impl PreparedObject<'_> {
         let btf = self.btf.as_deref().and_then(|bytes| bpf::btf_load(bytes, None).ok());
         let btf = btf.as_ref().map(AsFd::as_fd);
         let mut maps = shared;
-        for index in self.maps.iter().filter(|index| !self.reused.contains_key(index)) {
-            maps.insert(*index, self.make_map(*index, btf)?);
+        for index in &self.maps {
+            if !maps.contains_key(index) {
+                maps.insert(*index, self.make_map(*index, btf)?);
+            }
         }
         let programs = self.programs.iter().map(|p| self.load_program(p, &maps, btf)).collect::<Result<_, _>>()?;
         Ok(LoadedObject { maps, programs })

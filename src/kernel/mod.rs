@@ -8,6 +8,8 @@
 mod attach;
 mod btf;
 mod btf_ext;
+mod built_in;
+
 mod core_answer;
 mod core_relo;
 mod core_spec;
@@ -44,6 +46,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 pub use crate::kernel::btf::BtfError;
+pub use crate::kernel::built_in::{BuiltIn, BuiltInRequest};
 pub use crate::kernel::core_relo::CoreError;
 pub use crate::kernel::elf::ElfError;
 pub use crate::kernel::error::KernelError;

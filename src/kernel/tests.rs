@@ -4,8 +4,8 @@ use super::*;
 use crate::kernel::btf::{Btf, BtfError};
 use crate::kernel::core_relo::{CoreTarget, POISON};
 use crate::kernel::elf::{Elf, ElfError};
-use crate::kernel::insn::{Insn, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
-use crate::kernel::link::{Linked, link};
+use crate::kernel::insn::{Insn, PSEUDO_FUNC, PSEUDO_KFUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
+use crate::kernel::link::{Linked, link, link_built_in};
 use crate::model::attach_point::{CgroupAttach, Direction, ProgramKind};
 use crate::model::object::{GlobalType, SectionAttach};
 
@@ -15,7 +15,7 @@ macro_rules! object {
     };
 }
 
-const ALL: [(&str, &[u8]); 17] = [
+const ALL: [(&str, &[u8]); 18] = [
     ("broken", object!("broken")),
     ("cgroup_skb", object!("cgroup_skb")),
     ("connect4", object!("connect4")),
@@ -23,6 +23,7 @@ const ALL: [(&str, &[u8]); 17] = [
     ("counter", object!("counter")),
     ("demo", object!("demo")),
     ("extern", object!("extern")),
+    ("kernel_calls", object!("kernel_calls")),
     ("leak", object!("leak")),
     ("legacy", object!("legacy")),
     ("maps", object!("maps")),
@@ -257,6 +258,60 @@ fn externs_are_named() {
     let object = BpfObject::parse(object!("extern")).unwrap();
     for (program, symbol) in [("reads_config", "CONFIG_HZ"), ("calls_kernel", "bpf_rcu_read_lock")] {
         assert_eq!(link_one(&object, program, None).unwrap_err(), LinkError::Extern(symbol.into()));
+    }
+}
+
+#[test]
+fn only_built_in_objects_call_kernel_functions() {
+    let object = BpfObject::parse(object!("kernel_calls")).unwrap();
+    let (with, without) = (types(object!("kernel_calls")), types(object!("relo_target")));
+    let linked = |name: &str, kernel: &[u8]| {
+        let function = object.programs().find(|f| f.name == name).unwrap();
+        link_built_in(&object, function, &CoreTarget::parse(kernel).unwrap())
+    };
+    // The addresses of weak functions, and what is called, in the order of the program.
+    let shown = |linked: &Linked| {
+        let code = &linked.instructions;
+        let addresses = code.iter().filter(|i| i.is_wide() && i.src() == 0).map(|i| i.imm).collect::<Vec<_>>();
+        let calls = code.iter().filter(|i| i.code == insn::CALL && i.imm > 200).map(|i| (i.src(), i.imm)).collect::<Vec<_>>();
+        (addresses, calls)
+    };
+    let id = |name: &str| {
+        let btf = Btf::parse(&with).unwrap();
+        let named = |ty: &crate::kernel::btf::Type<'_>| btf.string_bytes(ty.name_offset) == name.as_bytes();
+        btf.types().find(|ty| ty.kind == crate::kernel::btf::BtfKind::Func && named(ty)).unwrap().id.cast_signed()
+    };
+    let there = linked("calls_the_kernel", &with).unwrap();
+    let called = |code: &[Insn]| {
+        code.iter().filter(|i| i.code == insn::CALL && i.src() == PSEUDO_KFUNC).map(|i| (i.imm, i.off)).collect::<Vec<_>>()
+    };
+    let expected = ["bpf_rcu_read_lock", "bpf_rcu_read_unlock", "bpf_no_such_function"].map(|name| (id(name), 0));
+    assert_eq!((shown(&there).0, called(&there.instructions)), (vec![1, 1], expected.to_vec()));
+    let absent = linked("calls_the_kernel", &without).unwrap();
+    assert_eq!(shown(&absent), (vec![0, 0], vec![(0, POISON); 3]));
+    assert_eq!(absent.missing, ["bpf_rcu_read_lock", "bpf_rcu_read_unlock", "bpf_no_such_function"]);
+    assert_eq!(linked("calls_nowhere", &without).unwrap_err(), LinkError::NoKernelFunction("bpf_nowhere".into()));
+    // The same program of an image is refused, whatever the kernel has.
+    let kernel = CoreTarget::parse(&with).unwrap();
+    let error = link_one(&object, "calls_the_kernel", Some(&kernel)).unwrap_err();
+    assert_eq!(error, LinkError::Extern("bpf_rcu_read_lock".into()));
+    // A variable of the kernel is no function.
+    let object = BpfObject::parse(object!("ksym")).unwrap();
+    let function = object.programs().next().unwrap();
+    assert_eq!(link_built_in(&object, function, &kernel).unwrap_err(), LinkError::Extern("bpf_prog_active".into()));
+}
+
+#[test]
+fn declared_kernel_functions_are_no_obstacle_to_btf() {
+    use crate::kernel::btf::BtfKind;
+    let object = BpfObject::parse(object!("kernel_calls")).unwrap();
+    let (btf, raw) = object.btf.as_ref().unwrap();
+    let fixed = fixup::for_kernel(&object.elf, btf, raw).unwrap();
+    let fixed = Btf::parse(&fixed).unwrap();
+    assert!(btf.data_section(".ksyms").is_some() && fixed.data_section(".ksyms").is_none());
+    assert!(btf.declares_function("bpf_nowhere") && !fixed.declares_function("bpf_nowhere"));
+    for section in fixed.types().filter(|ty| ty.kind == BtfKind::DataSec) {
+        assert!(section.variables().all(|entry| fixed.ty(entry.ty).unwrap().kind == BtfKind::Var));
     }
 }
 

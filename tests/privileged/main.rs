@@ -4,6 +4,7 @@
 mod bpffs;
 #[path = "../support/bpftool.rs"]
 mod bpftool;
+mod built_in;
 mod caps;
 mod child;
 mod container;

@@ -34,7 +34,7 @@ fn unlink_one() {
     drop(tempfile::NamedTempFile::new().unwrap());
 }
 
-fn refusal<T>(result: Result<T, KernelError>) -> String {
+pub fn refusal<T>(result: Result<T, KernelError>) -> String {
     let error = result.err().expect("it is refused");
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
@@ -46,7 +46,7 @@ fn refusal<T>(result: Result<T, KernelError>) -> String {
 }
 
 /// True if this kernel has the feature; otherwise the error must name the feature and the reason.
-fn has<T>(feature: Feature, tried: &Result<T, KernelError>) -> bool {
+pub fn has<T>(feature: Feature, tried: &Result<T, KernelError>) -> bool {
     let Support::No(why) = features::probe(feature) else { return true };
     let error = tried.as_ref().err().unwrap_or_else(|| panic!("{feature} is refused by this kernel: {why}")).to_string();
     let named = format!("this kernel has no {feature}, which came with Linux {} ({why})", feature.since());

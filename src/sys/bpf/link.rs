@@ -5,10 +5,11 @@
 use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use aya_obj::generated::bpf_cmd::{BPF_LINK_CREATE, BPF_RAW_TRACEPOINT_OPEN};
+use aya_obj::generated::bpf_attr;
+use aya_obj::generated::bpf_cmd::{BPF_LINK_CREATE, BPF_PROG_ATTACH, BPF_PROG_DETACH, BPF_RAW_TRACEPOINT_OPEN};
 use rustix::io::Errno;
 
-use super::{new_fd, raw, zeroed};
+use super::{call, new_fd, raw, zeroed};
 
 /// The target of a link.
 #[derive(Debug, Clone, Copy)]
@@ -53,4 +54,37 @@ pub fn trampoline_link(program: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     attr.raw_tracepoint.prog_fd = raw(program);
     // SAFETY: the only pointer is null, which means that the program knows its target.
     unsafe { new_fd(BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
+}
+
+/// Attaches a program to a cgroup without a link: it stays attached until it is detached or the cgroup is removed,
+/// whatever happens to descriptors and pins. Other programs of the attach type stay attached (BPF_F_ALLOW_MULTI). The
+/// caller needs CAP_NET_ADMIN.
+///
+/// # Errors
+/// EPERM if a program is attached exclusively to a parent cgroup, EINVAL if the program is already attached there or the
+/// kernel does not know the attach type.
+pub fn cgroup_attach(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> Result<(), Errno> {
+    const ALLOW_MULTI: u32 = 1 << 1;
+    let mut attr = on_cgroup(program, cgroup, attach_type);
+    attr.__bindgen_anon_5.attach_flags = ALLOW_MULTI;
+    // SAFETY: no field is a pointer.
+    unsafe { call(BPF_PROG_ATTACH, &mut attr) }.map(drop)
+}
+
+/// Undoes [`cgroup_attach`].
+///
+/// # Errors
+/// ENOENT if the program is not attached there.
+pub fn cgroup_detach(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> Result<(), Errno> {
+    let mut attr = on_cgroup(program, cgroup, attach_type);
+    // SAFETY: no field is a pointer.
+    unsafe { call(BPF_PROG_DETACH, &mut attr) }.map(drop)
+}
+
+fn on_cgroup(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> bpf_attr {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_5.attach_type = attach_type;
+    attr.__bindgen_anon_5.attach_bpf_fd = raw(program);
+    attr.__bindgen_anon_5.__bindgen_anon_1.target_fd = raw(cgroup);
+    attr
 }

@@ -29,7 +29,7 @@ pub use info::{
     LinkInfo, MapInfo, ProgramInfo, attach_function, btf_bytes, btf_kind, id_if_map, is_link, link_info, locked_memory, map_id,
     map_info, program_id, program_info, program_kind, token_info,
 };
-pub use link::{LinkTarget, link_create, raw_tracepoint_open, trampoline_link};
+pub use link::{LinkTarget, cgroup_attach, cgroup_detach, link_create, raw_tracepoint_open, trampoline_link};
 pub use load::{
     BtfRecords, MapCreate, MapTypes, ProgramLoad, btf_load, map_create, map_freeze, map_lookup, map_update, program_load,
 };
