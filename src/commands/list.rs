@@ -14,7 +14,7 @@ use crate::output::Cut;
 use crate::output::format::{ListFormat, id, json, verdict, word};
 use crate::output::table::{Table, printable};
 use crate::output::view;
-use crate::output::view::{LinkView, OwnerState, OwnerView, ProgramView, Stats};
+use crate::output::view::{LinkView, OwnerState, OwnerView, ProgramView, ProxyProcessView, Stats};
 
 /// A record, and the health of its owner when it was read.
 #[derive(Debug, Clone)]
@@ -291,8 +291,9 @@ fn tree<'a>(view: &OwnerView, pods: impl Iterator<Item = &'a OwnerView<'a>>, det
     }
     if let Some(proxy) = &view.proxy {
         let objects = proxy.objects.iter().filter(|_| detail == Detail::Whole).map(|object| printable(&object.line()));
+        let processes = proxy.processes.iter().filter(|process| detail == Detail::Whole || process.lost).map(process_leaf);
         let branch = format!("proxy of bpf(2) ({} scope): {} loaded by the workload", word(&proxy.scope), proxy.objects.len());
-        branches.push((branch, objects.collect()));
+        branches.push((branch, processes.chain(objects).collect()));
     }
     let last = branches.len();
     for (n, (branch, leaves)) in branches.iter().enumerate() {
@@ -317,6 +318,11 @@ fn program_branch(program: &ProgramView, whose: &str) -> (String, Vec<String>) {
     );
     let links = program.links.iter().map(|l| format!("link {} on {}", id(l.id), printable(&l.place())));
     (title, links.collect())
+}
+
+fn process_leaf(process: &ProxyProcessView) -> String {
+    let gone = if process.lost { "  gone: bpf(2) calls get ENOSYS" } else { "" };
+    format!("process {} of the {}{gone}", process.pid, word(&process.of))
 }
 
 fn map_branch(map: &crate::output::view::MapView, file: Option<&str>) -> (String, Vec<String>) {
@@ -451,6 +457,7 @@ bad  failed  containerd
             dead: BTreeMap::from([(OwnerNo(3), "its init, process 500, is gone".to_owned())]),
             programs: BTreeMap::from([(71, LostObject::Removed)]),
             links: BTreeMap::from([(81, LostObject::Removed), (82, LostObject::Interface)]),
+            proxies: BTreeMap::new(),
         };
         let text = containers_text(ListFormat::Table, &health);
         for line in [

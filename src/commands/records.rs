@@ -21,6 +21,7 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::health::{Health, OwnerProblem};
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::manual::kernel_program;
+use crate::lifecycle::proxy_processes;
 use crate::lifecycle::reconcile::{GcFinding, GcMode, GcResult};
 use crate::model::ids::OwnerNo;
 use crate::model::record::OwnerRecord;
@@ -88,6 +89,7 @@ pub fn list(paths: &Paths, what: ListCommand) -> Result<ExitCode, CommandError> 
         ListCommand::Containers(listing) => answer_of_records(paths, |store, records, out| {
             let see = |record| {
                 let health = store.map(|lifecycle| lifecycle.health(&record)).unwrap_or_default();
+                proxy_processes::report(&record);
                 SeenOwner { record, health }
             };
             let held = |no| Some(see(store?.store.read(|txn| txn.get(no)).ok()??));
@@ -203,6 +205,7 @@ fn with_id(lifecycle: &StoreView<'_>, prefix: &str) -> Result<Vec<SeenOwner>, Co
     let held = read(containers.iter().flat_map(|record| record.owner.holds().iter().copied()).collect());
     let mut all = containers.iter().cloned().map(Ok).chain(held).collect::<Result<Vec<_>, _>>()?;
     all.sort_by_key(|record| record.no);
+    all.iter().for_each(proxy_processes::report);
     Ok(all.into_iter().map(|record| SeenOwner { health: lifecycle.health(&record), record }).collect())
 }
 
@@ -276,6 +279,9 @@ fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, CommandError> 
     // Lost objects of living owners are reported with a remedy, not released.
     let mut lost = Vec::new();
     let stays = |record: &OwnerRecord| {
+        if mode == GcMode::Release {
+            proxy_processes::report(record);
+        }
         let record = std::slice::from_ref(record);
         lost.extend(Health::of_kernel_objects(record).problems(record));
     };
@@ -285,6 +291,12 @@ fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, CommandError> 
         if store.read(|txn| txn.has(no))? {
             findings.push(GcFinding { no, what, why: why.to_owned(), result: GcResult::Left(remedy) });
         }
+    }
+    if mode == GcMode::Release {
+        // A process may serve a container that has no record yet: it runs, and keeps its file.
+        proxy_processes::forget_unrecorded(|id| {
+            store.read::<_, StoreError>(|txn| txn.by_container(id)).map_or(true, |found| !found.is_empty())
+        });
     }
     Ok(findings)
 }

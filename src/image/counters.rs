@@ -5,7 +5,7 @@ use crate::model::bytecode::{Bytecode, ImageVerdict};
 use crate::model::event::Event;
 use crate::model::metrics_table;
 use crate::model::metrics_table::{EventKind, Verification, Worked};
-use crate::sys::{clock, export};
+use crate::sys::export;
 
 /// Counts the answer to a request for an image.
 pub(super) fn answered(answer: &Result<Bytecode, ImageError>) {
@@ -24,13 +24,7 @@ pub(super) fn pulled(image: &str, answer: &Result<Bytecode, ImageError>) {
     let worked = if answer.is_ok() { Worked::Ok } else { Worked::Failed };
     export.count(metrics_table::pull(worked), 1);
     if let Ok(bytecode) = answer {
-        let event = Event {
-            time: clock::utc_precise(),
-            image: Some(image.to_owned()),
-            digest: Some(bytecode.digest.to_string()),
-            ..Event::new(EventKind::Pulled)
-        };
-        export.count(metrics_table::event(EventKind::Pulled), 1);
-        export.append(&(serde_json::to_string(&event).expect("an event is made of strings and numbers") + "\n"));
+        let digest = Some(bytecode.digest.to_string());
+        export.tell(EventKind::Pulled, Event { image: Some(image.to_owned()), digest, ..Event::new(EventKind::Pulled) });
     }
 }

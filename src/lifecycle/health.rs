@@ -10,7 +10,9 @@ use crate::kernel::Kernel;
 use crate::kernel::inspect::{self, LinkInfo};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::host::Host;
+use crate::lifecycle::proxy_processes::{self, SeenProxy};
 use crate::model::ids::OwnerNo;
+use crate::model::proxy::ListenerOf;
 use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
 
 /// What happened to a program or link of a record.
@@ -46,7 +48,7 @@ impl LostObject {
     }
 }
 
-/// Dead owners and lost objects.
+/// Dead owners, lost objects, and the processes of proxies.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Health {
     /// Why each dead owner counts as dead.
@@ -55,6 +57,8 @@ pub struct Health {
     pub programs: BTreeMap<u32, LostObject>,
     /// Lost links, by kernel id.
     pub links: BTreeMap<u32, LostObject>,
+    /// The processes that serve the proxy of a container.
+    pub proxies: BTreeMap<OwnerNo, Vec<SeenProxy>>,
 }
 
 /// One lost object of a living owner, as text.
@@ -96,9 +100,18 @@ impl Health {
         health
     }
 
-    /// The same for the running kernel.
+    /// The same for the running kernel, and for the processes of proxies.
     pub fn of_kernel_objects(records: &[OwnerRecord]) -> Self {
-        Self::of_objects(records, inspect::has_program, inspect::link_by_id)
+        let mut health = Self::of_objects(records, inspect::has_program, inspect::link_by_id);
+        let seen = records.iter().map(|record| (record.no, proxy_processes::of(record)));
+        health.proxies = seen.filter(|(_, processes)| !processes.is_empty()).collect();
+        health
+    }
+
+    /// True if nothing is lost.
+    fn is_whole(&self) -> bool {
+        let lost = self.proxies.values().flatten().any(|seen| seen.lost);
+        self.dead.is_empty() && self.programs.is_empty() && self.links.is_empty() && !lost
     }
 
     /// The lost objects of living owners; gc releases dead owners. A link of a lost program is reported with the
@@ -117,6 +130,18 @@ impl Health {
                 if let Some((id, loss)) = link.id().and_then(|id| Some((id, self.links.get(&id)?))) {
                     problems.push(problem(record, format!("link {id} on {}", link.at), *loss, "detach", id));
                 }
+            }
+            for seen in self.proxies.get(&record.no).into_iter().flatten().filter(|seen| seen.lost) {
+                let (of, remedy) = match seen.process.of {
+                    ListenerOf::Container => ("", "start the container again"),
+                    ListenerOf::Exec => (" for an exec", "run the exec again"),
+                };
+                problems.push(OwnerProblem {
+                    no: record.no,
+                    what: format!("the proxy{of} (process {}) of {}", seen.process.process.pid, record.owner),
+                    why: "gone: its process has ended, and bpf(2) calls get ENOSYS",
+                    remedy: remedy.to_owned(),
+                });
             }
         }
         problems
@@ -149,7 +174,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Determines which of an owner's objects are lost and, only if there is one, whether the owner is dead.
     pub fn health_of_objects(&self, record: &OwnerRecord) -> Health {
         let mut health = Health::of_kernel_objects(std::slice::from_ref(record));
-        if health != Health::default() {
+        if !health.is_whole() {
             self.note_if_dead(record, &mut health);
         }
         health

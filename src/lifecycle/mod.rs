@@ -16,6 +16,7 @@ mod pod_maps;
 pub mod podman_names;
 pub mod policy_files;
 pub mod proxy;
+pub mod proxy_processes;
 pub mod reconcile;
 pub mod registries_file;
 pub mod release;

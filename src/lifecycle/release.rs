@@ -6,6 +6,7 @@ use crate::kernel::Kernel;
 use crate::lifecycle::error::reason;
 use crate::lifecycle::failures::forget_former;
 use crate::lifecycle::host::Host;
+use crate::lifecycle::proxy_processes;
 use crate::lifecycle::{Cause, Lifecycle, ReleaseErrors};
 use crate::model::event::ReleasedBy;
 use crate::model::ids::{ContainerId, OwnerNo, ProcessIdentity};
@@ -115,6 +116,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Err(error) => return Err(error.into()),
         };
 
+        if let Some(container) = record.owner.container().filter(|container| container.proxy.is_some()) {
+            proxy_processes::report(observed);
+            proxy_processes::forget(&container.id);
+        }
         let errors = self.undo(&record);
         let clean = errors.0.is_empty();
         let (result, orphans) = match self.finish(&record, errors, by) {

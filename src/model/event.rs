@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::metrics_table::EventKind;
+use crate::model::proxy::{ListenerOf, ProxyProcess};
 use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
 
 /// Maximum size of the reason in an event, in bytes.
@@ -108,6 +109,17 @@ impl Event {
             ..Self::of(what, record)
         }
     }
+}
+
+/// The event for a process of the proxy that ended before its listener.
+pub fn proxy_lost(record: &OwnerRecord, lost: &ProxyProcess) -> Event {
+    let of = match lost.of {
+        ListenerOf::Container => "the container",
+        ListenerOf::Exec => "an exec in the container",
+    };
+    let pid = lost.process.pid;
+    let reason = format!("process {pid}, the proxy of {of}, has ended: its bpf(2) calls get ENOSYS");
+    Event { reason: Some(reason), ..Event::of(EventKind::Lost, record) }
 }
 
 /// The events for a change of one record. `acquired`: the record was complete once, which a Releasing record does not

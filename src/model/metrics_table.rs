@@ -91,6 +91,8 @@ words! {
         Unloaded = "unloaded",
         /// An image was fetched.
         Pulled = "pulled",
+        /// A container's proxy of bpf(2) ended before the container.
+        Lost = "lost",
     }
 }
 

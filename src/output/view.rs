@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::lifecycle::health::{Health, LostObject};
+use crate::lifecycle::proxy_processes::SeenProxy;
 use crate::model::annotations::MapAccess;
 use crate::model::attach_point::{AttachPoint, ProgramKind, Scope, XdpMode};
 use crate::model::bytecode::ImageVerdict;
 use crate::model::delegation::{Category, Delegation};
-use crate::model::proxy::ProxyRecord;
 use crate::model::proxy::usage::{HeldObject, UsedKind};
+use crate::model::proxy::{ListenerOf, ProxyRecord};
 use crate::model::reach;
 use crate::model::record::{MapRecord, OwnerRecord, Phase};
 
@@ -238,8 +239,21 @@ pub struct ProxyView<'a> {
     pub kfuncs: Option<Vec<&'a str>>,
     /// `container` or `host`.
     pub scope: Scope,
+    /// The processes that serve it.
+    pub processes: Vec<ProxyProcessView>,
     /// What it has loaded; some may have been closed since.
     pub objects: Vec<ProxiedObjectView<'a>>,
+}
+
+/// A process that serves the calls of a container or of an exec in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProxyProcessView {
+    /// Its pid.
+    pub pid: u32,
+    /// `container` or `exec`.
+    pub of: ListenerOf,
+    /// True if it has ended although tasks may be left: their calls get ENOSYS.
+    pub lost: bool,
 }
 
 /// An object that a container loaded through the proxy.
@@ -258,7 +272,12 @@ pub struct ProxiedObjectView<'a> {
 }
 
 impl<'a> ProxyView<'a> {
-    fn new(record: &'a ProxyRecord) -> Self {
+    fn new(record: &'a ProxyRecord, processes: &[SeenProxy]) -> Self {
+        let process = |SeenProxy { process, lost }: &SeenProxy| ProxyProcessView {
+            pid: process.process.pid.get(),
+            of: process.of,
+            lost: *lost,
+        };
         let grant = &record.grant;
         let helpers = |numbers: &BTreeSet<u32>| numbers.iter().filter_map(|n| Some(reach::helper(*n)?.name)).collect();
         Self {
@@ -269,6 +288,7 @@ impl<'a> ProxyView<'a> {
             helpers: grant.helpers.as_ref().map(helpers),
             kfuncs: grant.kfuncs.as_ref().map(|names| names.iter().map(String::as_str).collect()),
             scope: if grant.host_scope { Scope::Host } else { Scope::Container },
+            processes: processes.iter().map(process).collect(),
             objects: record.objects.iter().map(ProxiedObjectView::new).collect(),
         }
     }
@@ -324,7 +344,9 @@ impl<'a> OwnerView<'a> {
                 path: bpffs.path.display().to_string(),
                 delegates: bpffs.delegation.as_ref().map(delegates).unwrap_or_default(),
             }),
-            proxy: container.and_then(|c| c.proxy.as_ref()).map(ProxyView::new),
+            proxy: container
+                .and_then(|c| c.proxy.as_ref())
+                .map(|proxy| ProxyView::new(proxy, health.proxies.get(&record.no).map_or(&[][..], Vec::as_slice))),
             holds: record.owner.holds().iter().map(|no| no.0).collect(),
             holders: record.owner.holders().iter().map(|no| no.0).collect(),
         }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::model::ids::ContainerId;
+use crate::model::proxy::ListenerOf;
 use crate::model::proxy::profile::METADATA;
 use crate::sys::error::chain;
 use crate::sys::seccomp_notify::{Handover, SeccompListener};
@@ -23,6 +24,8 @@ struct ProcessState {
 #[derive(Deserialize)]
 struct ContainerState {
     id: String,
+    #[serde(default)]
+    status: String,
 }
 
 /// The name of the listener among the descriptors.
@@ -37,21 +40,22 @@ pub(super) fn is_whole(document: &[u8]) -> bool {
 ///
 /// # Errors
 /// A sentence, if the document or the descriptors are not as the runtime-spec says.
-pub(super) fn take_listener(handover: Handover) -> Result<(SeccompListener, ContainerId), String> {
-    let NamedListener { index, id } = parse(&handover.document)?;
+pub(super) fn take_listener(handover: Handover) -> Result<(SeccompListener, ContainerId, ListenerOf), String> {
+    let NamedListener { index, id, of } = parse(&handover.document)?;
     let mut fds = handover.fds;
     if index >= fds.len() {
         return Err("the runtime passed no listener with its state".to_owned());
     }
     let fd: OwnedFd = fds.swap_remove(index);
     let listener = SeccompListener::from_fd(fd).map_err(|error| chain(&error))?;
-    Ok((listener, id))
+    Ok((listener, id, of))
 }
 
 #[derive(Debug, PartialEq)]
 struct NamedListener {
     index: usize,
     id: ContainerId,
+    of: ListenerOf,
 }
 
 fn parse(document: &[u8]) -> Result<NamedListener, String> {
@@ -65,7 +69,9 @@ fn parse(document: &[u8]) -> Result<NamedListener, String> {
     }
     let id = state.state.id.parse().map_err(|error| format!("read the state that the runtime passed: {}", chain(&error)))?;
     let index = state.fds.iter().position(|name| name == SECCOMP_FD).ok_or("the runtime named no seccompFd")?;
-    Ok(NamedListener { index, id })
+    // A container that runs already has one listener more for each exec.
+    let of = if state.state.status == "running" { ListenerOf::Exec } else { ListenerOf::Container };
+    Ok(NamedListener { index, id, of })
 }
 
 #[cfg(test)]
@@ -76,10 +82,10 @@ mod tests {
     fn the_container_is_named_by_the_runtimes_state() {
         // crun 1.8.1 at exec, and runc 1.1.5 at create.
         let crun = br#"{"ociVersion":"1.0","fds":["seccompFd"],"pid":0,"metadata":"bpfman-hook/1","state":{"ociVersion":"1.0","id":"web","status":"running","pid":7,"bundle":"."}}"#;
-        let runc = br#"{"ociVersion":"1.0.2-dev","fds":["other","seccompFd"],"pid":812,"metadata":"bpfman-hook/1","state":{"id":"web","pid":812,"bundle":"/b"}}"#;
+        let runc = br#"{"ociVersion":"1.0.2-dev","fds":["other","seccompFd"],"pid":812,"metadata":"bpfman-hook/1","state":{"id":"web","status":"creating","pid":812,"bundle":"/b"}}"#;
         let id: ContainerId = "web".parse().unwrap();
-        assert_eq!(parse(crun), Ok(NamedListener { index: 0, id: id.clone() }));
-        assert_eq!(parse(runc), Ok(NamedListener { index: 1, id }));
+        assert_eq!(parse(crun), Ok(NamedListener { index: 0, id: id.clone(), of: ListenerOf::Exec }));
+        assert_eq!(parse(runc), Ok(NamedListener { index: 1, id, of: ListenerOf::Container }));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 pub use own_socket::{Launcher, serve as serve_own_socket};
 pub use profile::run as print_profile;
 
+use crate::lifecycle::proxy_processes::ServedListener;
 use crate::output::error::CommandError;
 use crate::paths::Paths;
 use crate::sys::caps;
@@ -55,7 +56,12 @@ pub fn serve(paths: &Paths) -> Result<ExitCode, CommandError> {
     }
     let received = receive(&connection, Instant::now() + HANDOVER, is_whole)?;
     drop(connection);
-    let (listener, id) = take_listener(received).map_err(CommandError::new)?;
+    let (listener, id, of) = take_listener(received).map_err(CommandError::new)?;
+    // It stays if this process is killed: the container is then known to have lost its proxy.
+    let served = ServedListener::begin(&id, of);
     Agent::new(paths, id).run(&listener)?;
+    if let Some(served) = served {
+        served.end();
+    }
     Ok(ExitCode::SUCCESS)
 }

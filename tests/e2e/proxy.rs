@@ -237,6 +237,13 @@ fn an_exec_has_a_listener_of_its_own(world: &mut World) {
         let ended = crate::support::process::ended(&mut exec);
         assert_eq!(ended.line("map "), Some(OK), "{} {}", ended.stdout, ended.stderr);
         assert_eq!(ended.line("xdp "), Some(OK), "{} {}", ended.stdout, ended.stderr);
+        // Its process has ended with it, and the container's has not.
+        let record = eventually("the end of the exec's proxy", Duration::from_secs(5), || {
+            let record = world.inspect(&bundle.id);
+            (record[0]["proxy"]["processes"].as_array().map(Vec::len) == Some(1)).then_some(record)
+        });
+        let process = &record[0]["proxy"]["processes"][0];
+        assert_eq!((&process["of"], &process["lost"]), (&json!("container"), &json!(false)), "{record:#}");
         let host = tool(Command::new("ip").args(["-d", "link", "show", "lo"]));
         assert!(!host.contains("xdp"), "{host}");
         running.say("go\n");
@@ -356,9 +363,30 @@ fn a_killed_proxy_means_enosys(world: &mut World) {
         let left = processes_of(&world.lab.root());
         (!left.iter().any(|(_, line)| line.contains("proxy -"))).then_some(())
     });
+    let pid = proxies[0].0;
+    let record = world.inspect(&bundle.id);
+    let process = json!([{ "pid": pid, "of": "container", "lost": true }]);
+    assert_eq!(record[0]["proxy"]["processes"], process, "{record:#}");
+    let listed = world.lab.ours(&["list", "containers"]);
+    assert!(listed.contains(&format!("process {pid} of the container  gone: bpf(2) calls get ENOSYS")), "{listed}");
+    let sentence = format!("the proxy (process {pid}) of container {}: gone: its process has ended", bundle.id);
+    assert!(listed.contains(&sentence) && listed.contains("start the container again"), "{listed}");
+    let doctor = crate::support::process::ended(&mut world.lab.command(&["doctor"]));
+    assert!(doctor.stdout.contains(&format!("the proxy (process {pid}) of container")), "{}", doctor.stdout);
+    let collected = crate::support::process::ended(&mut world.lab.command(&["gc"]));
+    assert!(collected.stdout.contains("left: start the container again"), "{}", collected.stdout);
+    // One event, however often somebody looked.
+    let events = world.lab.ours(&["events", "-o", "json", "-F", "type=lost"]);
+    let events: Vec<Value> = events.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["container"], json!(bundle.id));
+    assert!(events[0]["reason"].to_string().contains(&pid.to_string()), "{events:?}");
     running.say("go\n");
     assert_eq!(running.hear("prog "), "-1 38");
     running.finish();
+    Runtime::Runc.delete(&world.lab, &bundle.id);
+    let files = world.lab.path("root/run/bpfman-hook/export/proxies");
+    assert_eq!(fs::read_dir(&files).map_or(0, Iterator::count), 0, "{}", files.display());
 }
 
 fn twenty_containers_at_once(world: &mut World) {

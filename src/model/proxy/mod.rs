@@ -6,11 +6,13 @@
 
 pub mod attr;
 pub mod grant;
+mod process;
 pub mod profile;
 mod refusal;
 pub mod usage;
 
 pub use attr::{CopiedAttr, NotifiedCommand};
 pub use grant::{AttachTarget, ProxyCeiling, ProxyGrant, ProxyRecord};
+pub use process::{ListenerOf, ProxyProcess};
 pub use refusal::{ProxyErrno, ProxyRefusal};
 pub use usage::ProxyUsage;

@@ -8,6 +8,7 @@
 //! inherit the group.
 
 mod counters;
+mod proxies;
 mod temporary;
 #[cfg(test)]
 mod tests;
@@ -25,11 +26,13 @@ use rustix::process::geteuid;
 
 use self::counters::Counters;
 use self::temporary::{FILE_MODE, make_temporary, unique};
+use crate::model::event::Event;
 use crate::model::metrics_table;
-use crate::model::metrics_table::MetricSlot;
-use crate::sys::fsutil;
+use crate::model::metrics_table::{EventKind, MetricSlot};
+use crate::sys::{clock, fsutil};
 
 pub use self::counters::{COUNTERS, read as read_counters};
+pub use self::proxies::PROXIES;
 
 /// The file with events, one JSON document per line.
 pub const EVENTS: &str = "events";
@@ -122,6 +125,13 @@ impl Export {
         self.count(sum, nanoseconds);
     }
 
+    /// Counts an event, and appends it with the time.
+    pub fn tell(&self, what: EventKind, mut event: Event) {
+        self.count(metrics_table::event(what), 1);
+        event.time = clock::utc_precise();
+        self.append(&(serde_json::to_string(&event).expect("an event is made of strings and numbers") + "\n"));
+    }
+
     /// Appends complete lines to the events. Lines of several processes are not interleaved.
     pub fn append(&self, lines: &str) {
         let _ = self.try_append(lines);
@@ -212,8 +222,12 @@ impl Export {
     }
 
     fn owners(&self) -> Option<OwnedFd> {
+        self.subdirectory(Path::new(OWNERS))
+    }
+
+    fn subdirectory(&self, path: &Path) -> Option<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat(&self.directory, OWNERS, flags, Mode::empty()).ok()
+        openat(&self.directory, path, flags, Mode::empty()).ok()
     }
 }
 
