@@ -41,12 +41,17 @@ pub enum ProfileForm {
     Same,
     /// The runtime-spec's, for containers without added capabilities: for Localhost profiles and config.json
     Oci,
+    /// The Localhost profile of install --proxy: containerd's default profile with the rules; without FILE
+    Kubelet,
 }
 
 /// `install --proxy`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct ProxyTarget {
     /// The socket and the units of the bpf(2) proxy; no engine by default
     #[arg(long)]
     pub proxy: bool,
+    /// The kubelet's directory, for the seccomp profile of --proxy [default: /var/lib/kubelet, if it exists]
+    #[arg(long, value_name = "DIR", requires = "proxy", value_parser = super::absolute_path)]
+    pub kubelet_root: Option<PathBuf>,
 }

@@ -92,6 +92,8 @@ fn sentence(event: &Event) -> String {
         ("target", event.target.clone()),
         ("image", image),
         ("digest", event.digest.clone()),
+        ("origin", event.origin.clone()),
+        ("count", event.count.map(|count| count.to_string())),
         ("reason", event.reason.clone()),
     ]
     .into_iter()

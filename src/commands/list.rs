@@ -9,12 +9,13 @@ use serde::ser::{SerializeSeq as _, Serializer as _};
 use crate::commands::get::OtherProgram;
 use crate::lifecycle::health::{Health, OwnerProblem};
 use crate::model::ids::OwnerNo;
+use crate::model::proxy::usage::UsedKind;
 use crate::model::record::{Owner, OwnerRecord};
 use crate::output::Cut;
 use crate::output::format::{ListFormat, id, json, verdict, word};
 use crate::output::table::{Table, printable};
 use crate::output::view;
-use crate::output::view::{LinkView, OwnerState, OwnerView, ProgramView, ProxyProcessView, Stats};
+use crate::output::view::{LinkView, OwnerState, OwnerView, ProgramView, ProxyProcessView, Stats, WorkloadObjectView};
 
 /// A record, and the health of its owner when it was read.
 #[derive(Debug, Clone)]
@@ -26,6 +27,11 @@ pub struct SeenOwner {
 }
 
 impl SeenOwner {
+    /// What the container's workload loaded itself.
+    fn by_workload(&self, kind: UsedKind) -> impl Iterator<Item = WorkloadObjectView<'_>> {
+        view::by_workload(&self.record, kind)
+    }
+
     fn programs(&self) -> impl Iterator<Item = ProgramView<'_>> {
         view::programs(&self.record).map(|program| program.with(&self.health))
     }
@@ -36,6 +42,9 @@ impl SeenOwner {
         self.health.problems(std::slice::from_ref(&self.record)).into_iter().map(line).collect()
     }
 }
+
+/// Stands in a table for the image of a program, and for the attach point of a link.
+const BY_WORKLOAD: &str = "(loaded by the workload)";
 
 /// Queries the kernel's statistics of a program; None if the program is gone.
 pub type AskStats = fn(u32) -> Result<Option<Stats>, Cut>;
@@ -59,8 +68,13 @@ pub fn programs(
             let mut json = serde_json::Serializer::pretty(&mut *out);
             let mut array = json.serialize_seq(None)?;
             for seen in seen {
-                for mut program in seen?.programs() {
+                let seen = seen?;
+                for mut program in seen.programs() {
                     ask(&mut program)?;
+                    array.serialize_element(&program)?;
+                }
+                for mut program in seen.by_workload(UsedKind::Program) {
+                    program.stats = stats.map_or(Ok(None), |ask| ask(program.object.id))?;
                     array.serialize_element(&program)?;
                 }
             }
@@ -70,7 +84,10 @@ pub fn programs(
         }
         ListFormat::Quiet => {
             for seen in seen {
-                seen?.programs().filter_map(|program| program.id).try_for_each(|id| writeln!(out, "{id}"))?;
+                let seen = seen?;
+                let by_workload = seen.by_workload(UsedKind::Program).map(|program| program.object.id);
+                let ids = seen.programs().filter_map(|program| program.id).chain(by_workload);
+                ids.into_iter().try_for_each(|id| writeln!(out, "{id}"))?;
             }
             others()?.iter().try_for_each(|other| writeln!(out, "{}", other.id))?;
         }
@@ -86,8 +103,16 @@ pub fn programs(
                 for mut program in seen.programs() {
                     ask(&mut program)?;
                     table.row([id(program.id), name(&program), program.kind.to_string()].into_iter().chain(match stats {
-                        Some(_) => stats_cells(&program, &owner),
+                        Some(_) => stats_cells(program.stats.as_ref(), &owner),
                         None => place_cells(&program, &owner),
+                    }));
+                }
+                for program in seen.by_workload(UsedKind::Program) {
+                    let object = &program.object;
+                    let cells = [object.id.to_string(), object.name.unwrap_or("-").to_owned(), object.type_word().to_owned()];
+                    table.row(cells.into_iter().chain(match stats {
+                        Some(ask) => stats_cells(ask(object.id)?.as_ref(), &owner),
+                        None => vec![word(&program.scope), "-".to_owned(), owner.clone(), BY_WORKLOAD.to_owned()],
                     }));
                 }
                 remedies.push_str(&seen.remedies());
@@ -104,8 +129,8 @@ pub fn programs(
 }
 
 /// The kernel's statistics about a program, from its runs to its owner.
-fn stats_cells(program: &ProgramView, owner: &str) -> Vec<String> {
-    let said = |say: fn(&Stats) -> String| program.stats.as_ref().map_or_else(|| "-".to_owned(), say);
+fn stats_cells(stats: Option<&Stats>, owner: &str) -> Vec<String> {
+    let said = |say: fn(&Stats) -> String| stats.map_or_else(|| "-".to_owned(), say);
     vec![
         said(|stats| stats.run_count.to_string()),
         said(|stats| format!("{:?}", Duration::from_nanos(stats.run_time_ns))),
@@ -127,7 +152,9 @@ pub fn links(seen: impl Iterator<Item = Result<SeenOwner, Cut>>, format: ListFor
             let mut json = serde_json::Serializer::pretty(&mut *out);
             let mut array = json.serialize_seq(None)?;
             for seen in seen {
-                seen?.programs().flat_map(|program| program.links).try_for_each(|link| array.serialize_element(&link))?;
+                let seen = seen?;
+                seen.programs().flat_map(|program| program.links).try_for_each(|link| array.serialize_element(&link))?;
+                seen.by_workload(UsedKind::Link).try_for_each(|link| array.serialize_element(&link))?;
             }
             array.end()?;
             writeln!(out)?;
@@ -135,7 +162,8 @@ pub fn links(seen: impl Iterator<Item = Result<SeenOwner, Cut>>, format: ListFor
         ListFormat::Quiet => {
             for seen in seen {
                 let seen = seen?;
-                let ids = seen.programs().flat_map(|program| program.links).filter_map(|link| link.id);
+                let by_workload = seen.by_workload(UsedKind::Link).map(|link| link.object.id);
+                let ids = seen.programs().flat_map(|program| program.links).filter_map(|link| link.id).chain(by_workload);
                 ids.into_iter().try_for_each(|id| writeln!(out, "{id}"))?;
             }
         }
@@ -146,6 +174,11 @@ pub fn links(seen: impl Iterator<Item = Result<SeenOwner, Cut>>, format: ListFor
                 let seen = seen?;
                 for link in seen.programs().flat_map(|program| program.links) {
                     table.row(link_cells(&link, seen.record.owner.to_string()));
+                }
+                for link in seen.by_workload(UsedKind::Link) {
+                    let (id, kind) = (link.object.id.to_string(), link.object.type_word().to_owned());
+                    let unknown = || "-".to_owned();
+                    table.row([id, kind, BY_WORKLOAD.to_owned(), unknown(), unknown(), seen.record.owner.to_string()]);
                 }
                 remedies.push_str(&seen.remedies());
             }

@@ -24,11 +24,12 @@ use crate::lifecycle::manual::kernel_program;
 use crate::lifecycle::proxy_processes;
 use crate::lifecycle::reconcile::{GcFinding, GcMode, GcResult};
 use crate::model::ids::OwnerNo;
+use crate::model::proxy::usage::UsedKind;
 use crate::model::record::OwnerRecord;
 use crate::output::error::CommandError;
 use crate::output::format::{ListFormat, json};
 use crate::output::table::Table;
-use crate::output::view::Stats;
+use crate::output::view::{Stats, by_workload};
 use crate::output::{Cut, print, print_as_made};
 use crate::paths::Paths;
 use crate::store::{ReadTxn, Store, StoreError};
@@ -66,6 +67,7 @@ pub fn list(paths: &Paths, what: ListCommand) -> Result<ExitCode, CommandError> 
                 let mut record = record?;
                 if args.selection.all {
                     ours.borrow_mut().extend(record.programs.iter().filter_map(|program| program.id()));
+                    ours.borrow_mut().extend(by_workload(&record, UsedKind::Program).map(|program| program.object.id));
                 }
                 let health = store.map(|lifecycle| lifecycle.health_of_objects(&record)).unwrap_or_default();
                 select::programs(&mut record, &args.selection);

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cli::program::{Selection, Selectors};
-use crate::model::record::{HostOwner, LinkRecord, Owner, OwnerRecord, ProgramRecord};
+use crate::model::proxy::usage::HeldObject;
+use crate::model::record::{ContainerOwner, HostOwner, LinkRecord, Owner, OwnerRecord, ProgramRecord};
 
 /// Keeps only the selected programs of a record.
 pub fn programs(record: &mut OwnerRecord, selection: &Selection) {
@@ -17,6 +18,15 @@ pub fn programs(record: &mut OwnerRecord, selection: &Selection) {
             && is_chosen(program, &selection.common)
             && attached.is_none_or(|wanted| wanted == links.contains(&program.pin))
     });
+    // Which links are of which program is not recorded of what a workload loaded.
+    by_workload(record, |object| of_owner && attached.is_none() && other(object.id, object.kernel_type, &selection.common));
+}
+
+/// Keeps only the selected objects of those that a container's workload loaded.
+fn by_workload(record: &mut OwnerRecord, keep: impl Fn(&HeldObject) -> bool) {
+    if let Owner::Container(ContainerOwner { proxy: Some(proxy), .. }) = &mut record.owner {
+        proxy.objects.retain(keep);
+    }
 }
 
 /// Keeps only the selected links of a record. A label may be the link's own or its program's.
@@ -29,6 +39,10 @@ pub fn links(record: &mut OwnerRecord, selectors: &Selectors) {
         of_owner
             && programs.iter().any(|program| program.pin == link.program && is_chosen(program, selectors))
             && selectors.metadata_selector.iter().all(|(key, value)| has(link, key, value))
+    });
+    let by_container = of_owner && selectors.metadata_selector.is_empty() && selectors.program_id.is_empty();
+    by_workload(record, |object| {
+        by_container && selectors.program_type.is_none_or(|wanted| wanted.includes_kernel(object.kernel_type))
     });
 }
 

@@ -12,7 +12,7 @@ use crate::model::proxy::profile::ProxySockets;
 use crate::model::proxy::usage;
 use crate::model::proxy::usage::{HeldKey, HeldObject, ShownMaps};
 use crate::model::proxy::{ProxyGrant, ProxyRecord};
-use crate::model::record::{ContainerOwner, Owner, OwnerRecord, Phase};
+use crate::model::record::{ContainerOwner, Owner, OwnerRecord, Phase, Workload};
 use crate::paths::Paths;
 use crate::store::{Store, StoreError};
 use crate::sys::{SysError, clock, pid};
@@ -29,6 +29,8 @@ pub struct ProxiedContainer {
     pub owner: OwnerNo,
     /// Its init.
     pub init: ProcessIdentity,
+    /// Its Kubernetes workload, as far as the engine states it.
+    pub workload: Workload,
     /// What was loaded for it before.
     pub objects: Vec<HeldObject>,
     /// The maps that its bpffs shows.
@@ -84,7 +86,8 @@ pub fn find(paths: &Paths, id: &ContainerId) -> Result<ProxiedContainer, ProxyGr
         return Err(ProxyGrantError::Ended { id: id.clone() });
     }
     let cgroup = container.cgroup.map(|cgroup| cgroup.id);
-    Ok(ProxiedContainer { owner: ready.no, init, objects, shown, grant, network, cgroup })
+    let workload = container.workload;
+    Ok(ProxiedContainer { owner: ready.no, init, workload, objects, shown, grant, network, cgroup })
 }
 
 /// The objects of a container that are recorded now.

@@ -11,10 +11,11 @@ use crate::kernel::inspect;
 use crate::metrics::text::{Exposition, FamilyKind, Page, seconds, short};
 use crate::model::metrics_table;
 use crate::model::metrics_table::{BOUNDS, FAMILIES, Shape};
-use crate::model::public_owner::PublicOwner;
+use crate::model::proxy::ProxyProcess;
+use crate::model::public_owner::{ProxiedCounts, PublicOwner};
 use crate::nri::status::{SeenPlugin, plugins};
-use crate::sys::export::{self, OWNERS, PROGRAMS};
-use crate::sys::{Errno, clock};
+use crate::sys::export::{self, OWNERS, PROGRAMS, PROXIES};
+use crate::sys::{Errno, clock, fsutil};
 
 /// Maximum number of programs, links and images with series of their own; the sums cover all of them.
 const DETAILED: usize = 2000;
@@ -66,6 +67,8 @@ pub struct GatheredMetrics {
     sampled: Option<u64>,
     stats_enabled: bool,
     plugins: Vec<SeenPlugin>,
+    /// The processes of proxies: how many run as far as known, and how many were found dead.
+    proxies: (u64, u64),
 }
 
 /// Reads all sources. A file that is missing, is being replaced or does not parse is skipped.
@@ -87,7 +90,16 @@ pub fn gather(directory: &Path) -> GatheredMetrics {
         sampled,
         stats_enabled,
         plugins: plugins(directory),
+        proxies: proxies(directory),
     }
+}
+
+fn proxies(directory: &Path) -> (u64, u64) {
+    let names = |path: &Path| fsutil::names_in(path).unwrap_or_default();
+    let all = directory.join(PROXIES);
+    let files = names(&all).into_iter().take(OWNER_FILES_MAX).flat_map(|container| names(&all.join(container)));
+    let found = files.filter_map(|name| ProxyProcess::of_file_name(name.to_str()?));
+    found.fold((0, 0), |(running, lost), process| if process.reported { (running, lost + 1) } else { (running + 1, lost) })
 }
 
 /// The owner files in the order of their numbers, and how many were skipped.
@@ -200,6 +212,7 @@ impl GatheredMetrics {
         page.sample(&[], maps);
         page.family("delegated_bpffs", FamilyKind::Gauge, "Containers with a delegated bpffs.");
         page.sample(&[], delegated);
+        self.proxies(page);
         page.family(
             "left_out",
             FamilyKind::Gauge,
@@ -223,6 +236,26 @@ impl GatheredMetrics {
             page.family("sample_timestamp_seconds", FamilyKind::Gauge, "When the kernel was queried about the programs.");
             page.sample(&[], sampled);
         }
+    }
+
+    fn proxies(&self, page: &mut Page) {
+        let counts: Vec<ProxiedCounts> = self.owner_files.iter().filter_map(|owner_file| owner_file.proxied).collect();
+        page.family("proxied_containers", FamilyKind::Gauge, "Containers that may load programs through the proxy.");
+        page.sample(&[], counts.len());
+        page.family("proxied_objects", FamilyKind::Gauge, "What workloads have loaded through the proxy.");
+        let kinds: [(&str, fn(&ProxiedCounts) -> u64); 4] = [
+            ("btf", |counts| counts.btf),
+            ("link", |counts| counts.links),
+            ("map", |counts| counts.maps),
+            ("program", |counts| counts.programs),
+        ];
+        for (kind, of) in kinds {
+            page.sample(&[("kind", kind)], counts.iter().map(of).sum::<u64>());
+        }
+        let (running, lost) = self.proxies;
+        page.family("proxies", FamilyKind::Gauge, "Processes of the proxy: one for each container with it, and for each exec.");
+        page.sample(&[("state", "running")], running);
+        page.sample(&[("state", "lost")], lost);
     }
 
     fn owners(&self, page: &mut Page) {

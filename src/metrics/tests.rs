@@ -9,7 +9,7 @@ use crate::metrics::gather::{GatheredMetrics, ProgramStat, gather};
 use crate::metrics::text::Exposition;
 use crate::model::metrics_table;
 use crate::model::metrics_table::{EventKind, Outcome, Stage};
-use crate::model::public_owner::{PublicImage, PublicLink, PublicOwner, PublicProgram};
+use crate::model::public_owner::{ProxiedCounts, PublicImage, PublicLink, PublicOwner, PublicProgram};
 use crate::sys::export::Export;
 
 fn owner_file(no: u64) -> PublicOwner {
@@ -24,6 +24,7 @@ fn owner_file(no: u64) -> PublicOwner {
         pod: String::new(),
         container: String::new(),
         delegated: no == 1,
+        proxied: (no == 1).then_some(ProxiedCounts { programs: 1, maps: 2, btf: 1, links: 0 }),
         maps: 2,
         images: vec![PublicImage { reference: word("oci:/a:b"), digest: word("sha256:00") }],
         // These programs do not exist: if the kernel can be queried, it reports so, and they are skipped.

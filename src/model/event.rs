@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::ids::{ContainerId, OwnerNo};
 use crate::model::metrics_table::EventKind;
 use crate::model::proxy::{ListenerOf, ProxyProcess};
-use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
+use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord, Workload};
 
 /// Maximum size of the reason in an event, in bytes.
 const REASON_MAX: usize = 512;
@@ -57,6 +58,12 @@ pub struct Event {
     /// The reason for a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// `workload` if the container's workload did it, through the proxy of bpf(2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// How often it happened so far in this process of the proxy, if more than once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
 }
 
 /// What releases an owner.
@@ -111,6 +118,24 @@ impl Event {
     }
 }
 
+/// A reason of limited length.
+pub fn short_reason(reason: &str) -> String {
+    reason[..reason.floor_char_boundary(REASON_MAX)].to_owned()
+}
+
+/// An event about what a container's workload did through the proxy `count` times. `owner` is absent without a grant.
+pub fn by_workload(what: EventKind, id: &ContainerId, owner: Option<(OwnerNo, &Workload)>, count: u64) -> Event {
+    Event {
+        container: Some(id.to_string()),
+        owner: owner.map(|(no, _)| no.0),
+        namespace: owner.and_then(|(_, workload)| workload.namespace.clone()),
+        pod: owner.and_then(|(_, workload)| workload.pod.clone()),
+        origin: Some("workload".to_owned()),
+        count: Some(count).filter(|count| *count > 1),
+        ..Event::new(what)
+    }
+}
+
 /// The event for a process of the proxy that ended before its listener.
 pub fn proxy_lost(record: &OwnerRecord, lost: &ProxyProcess) -> Event {
     let of = match lost.of {
@@ -138,7 +163,7 @@ pub fn between(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>, acquir
             vec![Event::of(EventKind::Acquired, record)]
         }
         (_, Some(record)) if record.phase == Phase::Failed && phase(before) != Some(Phase::Failed) => {
-            let reason = record.failure.as_deref().map(|reason| reason[..reason.floor_char_boundary(REASON_MAX)].to_owned());
+            let reason = record.failure.as_deref().map(short_reason);
             let kind = if record.owner.is_missed() { EventKind::Missed } else { EventKind::Refused };
             vec![Event { reason, ..Event::of(kind, record) }]
         }

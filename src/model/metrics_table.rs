@@ -93,6 +93,66 @@ words! {
         Pulled = "pulled",
         /// A container's proxy of bpf(2) ended before the container.
         Lost = "lost",
+        /// The proxy of bpf(2) refused a call.
+        Denied = "denied",
+    }
+}
+
+words! {
+    /// A command of bpf(2) that is notified to the proxy.
+    ProxyCall {
+        /// BPF_MAP_CREATE
+        MapCreate = "map_create",
+        /// BPF_PROG_LOAD
+        ProgLoad = "prog_load",
+        /// BPF_PROG_ATTACH
+        ProgAttach = "prog_attach",
+        /// BPF_PROG_DETACH
+        ProgDetach = "prog_detach",
+        /// BPF_RAW_TRACEPOINT_OPEN
+        RawTracepointOpen = "raw_tracepoint_open",
+        /// BPF_BTF_LOAD
+        BtfLoad = "btf_load",
+        /// BPF_LINK_CREATE
+        LinkCreate = "link_create",
+        /// BPF_TOKEN_CREATE
+        TokenCreate = "token_create",
+        /// A command that the proxy does not know.
+        Other = "other",
+    }
+}
+
+words! {
+    /// The result of a call through the proxy.
+    ProxyOutcome {
+        /// The kernel did it.
+        Done = "done",
+        /// The proxy refused it.
+        Refused = "refused",
+        /// The kernel refused it, or its arguments could not be read.
+        Failed = "failed",
+    }
+}
+
+words! {
+    /// Why the proxy refused a call.
+    ProxyReason {
+        /// A command, type or attach type that was not granted.
+        Grant = "grant",
+        /// A feature that needs host scope.
+        Scope = "scope",
+        /// The instructions of a program, or functions that it calls.
+        Instructions = "instructions",
+        /// A place, program or map that is not the container's own.
+        Place = "place",
+        /// A limit of the policy, or of every container.
+        Limit = "limit",
+        /// A feature that is not passed on.
+        Unsupported = "unsupported",
+        /// Arguments of the wrong kind or size.
+        Arguments = "arguments",
+        /// The container has no grant, or has ended.
+        Record = "record",
     }
 }
 
@@ -255,7 +315,7 @@ const fn histogram(name: &'static str, help: &'static str, labels: &'static [Lab
 }
 
 /// Every family, in the order of the file.
-pub const FAMILIES: [Family; 9] = [
+pub const FAMILIES: [Family; 11] = [
     histogram("run_duration_seconds", "Hook runs for containers with a request, from start to end.", &[STAGE, OUTCOME]),
     histogram("phase_duration_seconds", "Parts of a container's start.", &[PHASE, WORKED]),
     counter("events", "Events by type.", &[Label { name: "type", values: EventKind::WORDS }]),
@@ -273,6 +333,12 @@ pub const FAMILIES: [Family; 9] = [
         "Containers that requested bpfman-hook and were found running without it.",
         &[Label { name: "remedy", values: Remedy::WORDS }],
     ),
+    counter(
+        "proxy_calls",
+        "Calls of containers that were notified to the proxy of bpf(2).",
+        &[Label { name: "command", values: ProxyCall::WORDS }, Label { name: "outcome", values: ProxyOutcome::WORDS }],
+    ),
+    counter("proxy_refusals", "Calls that the proxy refused.", &[Label { name: "reason", values: ProxyReason::WORDS }]),
 ];
 
 const BASES: [usize; FAMILIES.len() + 1] = {
@@ -347,6 +413,16 @@ pub fn missed(remedy: Remedy) -> MetricSlot {
     MetricSlot(slot(8, remedy as usize))
 }
 
+/// Calls through the proxy.
+pub fn proxy_call(call: ProxyCall, outcome: ProxyOutcome) -> MetricSlot {
+    MetricSlot(slot(9, call as usize * ProxyOutcome::WORDS.len() + outcome as usize))
+}
+
+/// Calls that the proxy refused.
+pub fn proxy_refusal(reason: ProxyReason) -> MetricSlot {
+    MetricSlot(slot(10, reason as usize))
+}
+
 /// A number that changes with every change of this table (FNV-1a), so that a file of another version is not
 /// misinterpreted.
 pub fn fingerprint() -> u64 {
@@ -388,6 +464,8 @@ mod tests {
             assert_eq!(FAMILIES[at].name, *name);
         }
         assert_eq!(FAMILIES[2].values(EventKind::Pulled as usize), [("type", "pulled")]);
+        let names = [FAMILIES[9].name, FAMILIES[10].name];
+        assert_eq!(names, ["proxy_calls", "proxy_refusals"]);
         assert_eq!((FAMILIES[5].name, FAMILIES[6].name, FAMILIES[7].name), ("verifications", "gc_findings", "delegations"));
     }
 

@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::attach_point::Scope;
+use crate::model::proxy::ProxyRecord;
+use crate::model::proxy::usage::UsedKind;
 use crate::model::record::{OwnerRecord, Workload};
 
 /// One owner.
@@ -27,6 +29,9 @@ pub struct PublicOwner {
     pub container: String,
     /// True if it has a delegated bpffs.
     pub delegated: bool,
+    /// What its workload loaded through the proxy; None without a proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxied: Option<ProxiedCounts>,
     /// The number of its maps.
     pub maps: usize,
     /// The images.
@@ -35,6 +40,34 @@ pub struct PublicOwner {
     pub programs: Vec<PublicProgram>,
     /// The links.
     pub links: Vec<PublicLink>,
+}
+
+/// Numbers of objects that a workload loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ProxiedCounts {
+    /// Programs.
+    pub programs: u64,
+    /// Maps.
+    pub maps: u64,
+    /// BTF objects.
+    pub btf: u64,
+    /// Links.
+    pub links: u64,
+}
+
+impl ProxiedCounts {
+    fn of(proxy: &ProxyRecord) -> Self {
+        let mut counts = Self::default();
+        for object in &proxy.objects {
+            *match object.kind {
+                UsedKind::Program => &mut counts.programs,
+                UsedKind::Map => &mut counts.maps,
+                UsedKind::Btf => &mut counts.btf,
+                UsedKind::Link => &mut counts.links,
+            } += 1;
+        }
+        counts
+    }
 }
 
 /// One image.
@@ -106,6 +139,7 @@ impl PublicOwner {
             pod: workload.pod.unwrap_or_default(),
             container: workload.container.unwrap_or_default(),
             delegated: bpffs.is_some_and(|bpffs| bpffs.delegation.is_some()),
+            proxied: record.owner.container().and_then(|container| container.proxy.as_ref()).map(ProxiedCounts::of),
             maps: record.maps.len(),
             images: (record.images.iter())
                 .map(|image| PublicImage { reference: image.reference.clone(), digest: image.digest.to_string() })

@@ -287,7 +287,7 @@ impl<'a> ProxyView<'a> {
             attachs: grant.delegation.names(Category::Attachs),
             helpers: grant.helpers.as_ref().map(helpers),
             kfuncs: grant.kfuncs.as_ref().map(|names| names.iter().map(String::as_str).collect()),
-            scope: if grant.host_scope { Scope::Host } else { Scope::Container },
+            scope: scope_of(record),
             processes: processes.iter().map(process).collect(),
             objects: record.objects.iter().map(ProxiedObjectView::new).collect(),
         }
@@ -309,12 +309,53 @@ impl<'a> ProxiedObjectView<'a> {
         Self { kind: object.kind, id: object.id, kernel_type: category.map(named), name }
     }
 
+    /// The type, or `-`.
+    pub fn type_word(&self) -> &str {
+        self.kernel_type.as_deref().unwrap_or("-")
+    }
+
     /// For a line of a listing: `program 71 xdp count`.
     pub fn line(&self) -> String {
         let id = self.id.to_string();
         let parts = [Some(self.kind.word()), Some(id.as_str()), self.kernel_type.as_deref(), self.name];
         parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
+}
+
+/// A program or link in a listing that a container's workload loaded itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WorkloadObjectView<'a> {
+    /// The object.
+    #[serde(flatten)]
+    pub object: ProxiedObjectView<'a>,
+    /// `container` or `host`: the scope of what the container was granted.
+    pub scope: Scope,
+    /// Number of the owner.
+    pub owner: u64,
+    /// `workload`
+    pub origin: &'static str,
+    /// The kernel's statistics; only if requested (`--stats`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats: Option<Stats>,
+}
+
+/// The objects of a kind that a container's workload loaded through the proxy.
+pub fn by_workload(record: &OwnerRecord, kind: UsedKind) -> impl Iterator<Item = WorkloadObjectView<'_>> {
+    let proxy = record.owner.container().and_then(|container| container.proxy.as_ref());
+    proxy.into_iter().flat_map(move |proxy| {
+        let objects = proxy.objects.iter().filter(move |object| object.kind == kind);
+        objects.map(|object| WorkloadObjectView {
+            object: ProxiedObjectView::new(object),
+            scope: scope_of(proxy),
+            owner: record.no.0,
+            origin: "workload",
+            stats: None,
+        })
+    })
+}
+
+fn scope_of(proxy: &ProxyRecord) -> Scope {
+    if proxy.grant.host_scope { Scope::Host } else { Scope::Container }
 }
 
 impl<'a> OwnerView<'a> {

@@ -1,13 +1,12 @@
 //! Receives the calls of one listener, has each executed or refused, and answers.
 
-use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use crate::model::ids::ContainerId;
 use crate::model::proxy::{NotifiedCommand, ProxyRefusal};
-use crate::output::report::Report;
 use crate::paths::Paths;
+use crate::proxy::account::Account;
 use crate::proxy::answers::{CallKey, Outcome, Undelivered};
 use crate::proxy::call::{self, CopiedCall};
 use crate::proxy::failure::FailedCall;
@@ -16,9 +15,6 @@ use crate::sys::SysError;
 use crate::sys::seccomp_notify::{
     Answered, NATIVE_ARCH, Notification, NotifiedThread, Reported, SYS_BPF, SeccompListener, thread_runs,
 };
-
-/// Different refusals of one container that are logged. A hostile container could otherwise fill the log.
-const NOTED_MAX: usize = 64;
 
 /// How long a container must make no call before what it has loaded is recorded.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -37,20 +33,18 @@ pub(super) struct Agent {
     /// the tasks that are left of this one.
     ended: bool,
     undelivered: Undelivered,
-    report: Report,
-    noted: BTreeSet<String>,
+    account: Account,
 }
 
 impl Agent {
     pub(super) fn new(paths: &Paths, id: ContainerId) -> Self {
         Self {
             paths: paths.clone(),
+            account: Account::new(paths, &id),
             id,
             granted: None,
             ended: false,
             undelivered: Undelivered::default(),
-            report: Report::new(paths),
-            noted: BTreeSet::new(),
         }
     }
 
@@ -62,6 +56,7 @@ impl Agent {
                 Reported::Nothing => self.tidy(),
                 Reported::End => {
                     self.record();
+                    self.account.end(self.granted.as_ref().map(|granted| &granted.container));
                     return Ok(());
                 }
             }
@@ -100,9 +95,7 @@ impl Agent {
                 self.granted = None;
                 self.ended = true;
             }
-            Err(sentence) => {
-                self.note(&FailedCall { errno: 0, sentence: Some(format!("its objects cannot be recorded: {sentence}")) });
-            }
+            Err(sentence) => self.account.note(&format!("its objects cannot be recorded: {sentence}")),
         }
     }
 
@@ -112,7 +105,8 @@ impl Agent {
             listener.refuse(notified.id, ENOSYS);
             return;
         }
-        let copied = NotifiedCommand::of(notified.args[0]).map_err(FailedCall::from).and_then(|command| {
+        let command = NotifiedCommand::of(notified.args[0]);
+        let copied = command.clone().map_err(FailedCall::from).and_then(|command| {
             let Some(caller) = NotifiedThread::of(listener, notified)? else { return Ok(None) };
             let copied = CopiedCall::of(&caller, command, &notified.args)?;
             Ok(Some((caller, copied)))
@@ -122,14 +116,17 @@ impl Agent {
             Ok(None) => return,
             Err(failure) => {
                 self.undelivered.forget(notified.tid);
-                self.note(&failure);
                 listener.refuse(notified.id, failure.errno);
+                self.account.failed(command.ok(), self.granted.as_ref().map(|granted| &granted.container), &failure);
                 return;
             }
         };
         let kept = if self.undelivered.concerns(notified.tid) { self.repeated(&caller, &copied) } else { None };
         let outcome = kept.unwrap_or_else(|| self.execute(&mut caller, &copied));
         self.answer(listener, &caller, &copied, notified.id, outcome);
+        if let Some(granted) = &mut self.granted {
+            self.account.made(&granted.container, std::mem::take(&mut granted.unreported));
+        }
     }
 
     /// The answer of a call that this one repeats.
@@ -140,19 +137,20 @@ impl Agent {
 
     /// Executes or refuses a call, and writes its log back.
     fn execute(&mut self, caller: &mut NotifiedThread<'_>, copied: &CopiedCall) -> Outcome {
-        let granted = match self.granted.take().map_or_else(|| self.find(), Ok) {
-            Ok(granted) => self.granted.insert(granted),
-            Err(failure) => {
-                copied.write_refusal(caller, &failure);
-                self.note(&failure);
-                return Outcome::Errno(failure.errno);
+        let found = self.granted.take().map_or_else(|| self.find(), Ok);
+        let performed = found.and_then(|granted| {
+            let granted = self.granted.insert(granted);
+            call::perform(&self.paths, granted, caller, copied)
+        });
+        let command = copied.attr.command;
+        match performed {
+            Ok(outcome) => {
+                self.account.done(command);
+                outcome
             }
-        };
-        match call::perform(&self.paths, granted, caller, copied) {
-            Ok(outcome) => outcome,
             Err(failure) => {
                 copied.write_refusal(caller, &failure);
-                self.note(&failure);
+                self.account.failed(Some(command), self.granted.as_ref().map(|granted| &granted.container), &failure);
                 Outcome::Errno(failure.errno)
             }
         }
@@ -190,14 +188,6 @@ impl Agent {
                     self.undelivered.keep(CallKey { tid: caller.tid(), started, digest }, outcome);
                 }
             }
-        }
-    }
-
-    /// Logs each refusal once.
-    fn note(&mut self, failure: &FailedCall) {
-        let Some(sentence) = &failure.sentence else { return };
-        if self.noted.len() < NOTED_MAX && self.noted.insert(sentence.clone()) {
-            self.report.note(Some(self.id.as_str()), &format!("proxy: bpf(2) refused: {sentence}"));
         }
     }
 }

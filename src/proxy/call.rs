@@ -10,7 +10,7 @@ use crate::model::proxy::usage::{HeldObject, UsedKind};
 use crate::model::proxy::{CopiedAttr, NotifiedCommand, ProxyRefusal};
 use crate::paths::Paths;
 use crate::proxy::answers::{Outcome, Undelivered};
-use crate::proxy::failure::{FailedCall, foreign};
+use crate::proxy::failure::{FailedCall, Refused, foreign};
 use crate::proxy::granted::GrantedContainer;
 use crate::sys::bpf;
 use crate::sys::bpf::prepared::{CallResult, PreparedCall};
@@ -95,7 +95,7 @@ impl CopiedCall {
 
     /// Writes why a call was refused into the log that the caller asked for.
     pub(super) fn write_refusal(&self, caller: &NotifiedThread<'_>, failure: &FailedCall) {
-        let Some(sentence) = &failure.sentence else { return };
+        let Some(Refused { sentence, .. }) = &failure.refused else { return };
         for wanted in &self.outputs {
             let size = usize::try_from(wanted.length).unwrap_or(usize::MAX);
             let mut text = format!("bpfman-hook: {sentence}\n").into_bytes();
@@ -152,8 +152,7 @@ pub(super) fn perform(
         CallResult::Descriptor(fd) => {
             if let (Some(kind), Some(id)) = (kind, kind.and_then(|kind| id_of(kind, &fd))) {
                 let kernel_type = if kind == UsedKind::Btf { 0 } else { program_type };
-                granted.usage.add(HeldObject { kind, id, kernel_type, name: attr.name(), bytes });
-                granted.unrecorded = true;
+                granted.add(HeldObject { kind, id, kernel_type, name: attr.name(), bytes });
             }
             Ok(Outcome::Descriptor(fd))
         }

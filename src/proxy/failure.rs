@@ -1,5 +1,6 @@
 //! A call that is not made: what the caller gets, and why.
 
+use crate::model::metrics_table::ProxyReason;
 use crate::model::proxy::ProxyRefusal;
 use crate::sys::Errno;
 
@@ -9,18 +10,28 @@ pub(super) struct FailedCall {
     /// What the caller gets.
     pub(super) errno: i32,
     /// Why, if it was we who refused it.
-    pub(super) sentence: Option<String>,
+    pub(super) refused: Option<Refused>,
+}
+
+/// Why we refused a call.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// The part that refused it.
+    pub(super) reason: ProxyReason,
+    /// For the administrator, and for the caller's log.
+    pub(super) sentence: String,
 }
 
 impl From<ProxyRefusal> for FailedCall {
     fn from(refusal: ProxyRefusal) -> Self {
-        Self { errno: refusal.errno().0, sentence: Some(refusal.to_string()) }
+        let refused = Refused { reason: refusal.reason(), sentence: refusal.to_string() };
+        Self { errno: refusal.errno().0, refused: Some(refused) }
     }
 }
 
 impl From<Errno> for FailedCall {
     fn from(errno: Errno) -> Self {
-        Self { errno: errno.raw_os_error(), sentence: None }
+        Self { errno: errno.raw_os_error(), refused: None }
     }
 }
 

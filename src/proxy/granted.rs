@@ -35,6 +35,8 @@ pub(super) struct GrantedContainer {
     pub(super) entered: bool,
     /// True if something was loaded that the container's record does not list yet.
     pub(super) unrecorded: bool,
+    /// What was loaded and has not been reported yet.
+    pub(super) unreported: Vec<HeldObject>,
     /// When the record was last written.
     pub(super) recorded: Option<Instant>,
 }
@@ -65,8 +67,16 @@ impl GrantedContainer {
             network: None,
             entered: false,
             unrecorded: false,
+            unreported: Vec::new(),
             recorded: None,
         })
+    }
+
+    /// Notes what was loaded.
+    pub(super) fn add(&mut self, object: HeldObject) {
+        self.unrecorded = true;
+        self.unreported.push(object.clone());
+        self.usage.add(object);
     }
 
     /// Writes what was loaded to the container's record, and learns what other processes made for it. False if there is no

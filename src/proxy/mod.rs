@@ -3,6 +3,7 @@
 //! systemd starts it for each connection of its socket; where systemd does not run, [`own_socket`] does, for one
 //! container. A runtime connects when it creates a container and for each exec.
 
+mod account;
 mod agent;
 mod answers;
 mod call;

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use crate::cli::proxy::{ProfileForm, ProxyProfileArgs};
-use crate::model::proxy::profile;
+use crate::model::proxy::default_profile;
+use crate::model::proxy::profile::{self, ARCHITECTURE};
 use crate::output;
 use crate::output::error::CommandError;
 use crate::paths::Paths;
@@ -26,16 +27,21 @@ pub fn run(paths: &Paths, args: &ProxyProfileArgs) -> Result<ExitCode, CommandEr
 }
 
 fn made(socket: &Path, args: &ProxyProfileArgs) -> Result<String, String> {
+    let not_text = || format!("{} is not UTF-8 text", socket.display());
+    let listener = socket.to_str().ok_or_else(not_text)?;
     let mut profile = match &args.base {
+        Some(_) if args.form == ProfileForm::Kubelet => {
+            return Err("--form kubelet has a profile of its own; write --form oci to add the rules to FILE".to_owned());
+        }
         Some(path) => read(path)?,
+        None if args.form == ProfileForm::Kubelet => default_profile::kubelet(listener, ARCHITECTURE),
         None => profile::permissive(),
     };
     let shown = || args.base.as_ref().map_or_else(|| "the profile".to_owned(), |path| path.display().to_string());
     if args.form == ProfileForm::Oci {
         profile::to_runtime_spec(&mut profile, ARCHITECTURE);
     }
-    let socket = socket.to_str().ok_or_else(|| format!("{} is not UTF-8 text", socket.display()))?;
-    profile::edit(&mut profile, socket)
+    profile::edit(&mut profile, listener)
         .ok_or_else(|| format!("edit {}: it is not a seccomp profile, or has another listenerPath", shown()))?;
     Ok(format!("{profile:#}\n"))
 }
@@ -46,9 +52,6 @@ fn read(path: &Path) -> Result<Value, String> {
         fsutil::read_capped(file, PROFILE_MAX).map_err(|error| format!("read {}: {}", path.display(), chain(&error)))?;
     serde_json::from_slice(&bytes).map_err(|error| format!("read {}: {error}", path.display()))
 }
-
-/// This machine, as profiles name it.
-const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
 #[cfg(test)]
 mod tests {

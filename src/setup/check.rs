@@ -15,6 +15,7 @@ use crate::setup::containerd::examine as containerd;
 use crate::setup::hook_files;
 use crate::setup::hook_files::{Engines, HOOKS_DIR, PODMAN_DROP_IN};
 use crate::setup::hooks_dir::{HooksDir, below};
+use crate::setup::kubelet_profile;
 use crate::setup::place::{InstallRoot, asked};
 use crate::setup::units::gc;
 use crate::setup::units::metrics;
@@ -51,6 +52,9 @@ pub fn check(targets: &InstallTargets, root: Option<&Path>) -> Findings {
             _ => &again,
         };
         findings.push(exact_file(name, &place.staged(&path), &text, again));
+    }
+    if targets.proxy.proxy || proxy::is_installed(&place) {
+        findings.0.extend(kubelet_profile::check(&targets.proxy, &place));
     }
     if place.has_units() && !targets.no_timer {
         findings.0.extend(gc::check(&place, &again));

@@ -69,6 +69,14 @@ pub enum InstallError {
     /// An error of the containerd part.
     #[error(transparent)]
     Containerd(#[from] ContainerdError),
+    /// A seccomp profile cannot be made.
+    #[error("write {}: {problem}", .path.display())]
+    Profile {
+        /// The profile.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
     /// Programs are still loaded.
     #[error("remove {}: programs are still pinned there; stop the containers, run `bpfman-hook gc` to release those of dead containers, then run uninstall again", .0.display())]
     InUse(PathBuf),

@@ -19,6 +19,7 @@ use crate::setup::containerd::install as containerd;
 use crate::setup::error::InstallError;
 use crate::setup::hook_files::{self, PODMAN_DROP_IN, PODMAN_HOOKS_DIR};
 use crate::setup::hooks_dir::HooksDir;
+use crate::setup::kubelet_profile;
 use crate::setup::place::{InstallRoot, asked};
 use crate::setup::steps::Installer;
 use crate::setup::units::{gc, metrics, nri, proxy, service};
@@ -106,6 +107,7 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
     }
     if targets.proxy.proxy {
         proxy::install(place, work)?;
+        kubelet_profile::install(&targets.proxy, place, work)?;
     }
     if targets.nri.nri {
         nri::install(place, work)?;
@@ -144,6 +146,7 @@ fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer
     }
     if all || proxied {
         proxy::uninstall(place, work)?;
+        kubelet_profile::uninstall(&targets.proxy, place, work)?;
     }
     let others = !all
         && (!containerd && containerd::is_installed(targets, place)?

@@ -8,6 +8,7 @@ pub mod first_policy;
 pub mod hook_files;
 pub mod hooks_dir;
 pub mod install;
+mod kubelet_profile;
 pub mod place;
 mod policy_dir;
 mod registries_dir;

@@ -57,6 +57,9 @@ pub const POD: i32 = 0;
 pub const CONTAINER: i32 = 1;
 pub const NODE: i32 = 2;
 
+/// `SecurityProfile.ProfileType.Localhost`.
+pub const LOCALHOST: i32 = 2;
+
 /// `CONTAINER_EXITED`.
 pub const EXITED: i32 = 2;
 
@@ -134,10 +137,20 @@ messages! {
     }
     Capability {
         #[prost(string, repeated, tag = "1")] add_capabilities: Vec<String>,
+        #[prost(string, repeated, tag = "2")] drop_capabilities: Vec<String>,
+    }
+    Int64Value {
+        #[prost(int64, tag = "1")] value: i64,
+    }
+    SecurityProfile {
+        #[prost(int32, tag = "1")] profile_type: i32,
+        #[prost(string, tag = "2")] localhost_ref: String,
     }
     LinuxContainerSecurityContext {
         #[prost(message, optional, tag = "1")] capabilities: Option<Capability>,
         #[prost(message, optional, tag = "3")] namespace_options: Option<NamespaceOption>,
+        #[prost(message, optional, tag = "5")] run_as_user: Option<Int64Value>,
+        #[prost(message, optional, tag = "15")] seccomp: Option<SecurityProfile>,
     }
     LinuxContainerConfig {
         #[prost(message, optional, tag = "2")] security_context: Option<LinuxContainerSecurityContext>,

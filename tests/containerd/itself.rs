@@ -18,6 +18,8 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::crowds::CASES,
         crate::early::CASES,
         crate::installed::CASES,
+        crate::kubelet_profile::CASES,
+        crate::kubelet_profile::ON_1_7,
         crate::lifetimes::CASES,
         crate::missed::CASES,
         crate::pods::CASES,

@@ -23,6 +23,7 @@ mod crowds;
 mod early;
 mod installed;
 mod itself;
+mod kubelet_profile;
 mod lifetimes;
 mod measure;
 mod missed;

@@ -1,6 +1,7 @@
 //! Pods and containers like those of the kubelet.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
@@ -142,6 +143,9 @@ pub struct ContainerSpec {
     script: String,
     mounts: Vec<cri::Mount>,
     capabilities: Vec<String>,
+    dropped: Vec<String>,
+    user: Option<i64>,
+    seccomp: Option<String>,
 }
 
 impl ContainerSpec {
@@ -149,7 +153,38 @@ impl ContainerSpec {
     pub fn new(name: &str) -> Self {
         let script = "exec sleep 1000000".to_owned();
         let capabilities = ["BPF", "NET_ADMIN"].map(str::to_owned).to_vec();
-        Self { name: name.to_owned(), attempt: 0, annotations: HashMap::new(), script, mounts: Vec::new(), capabilities }
+        Self {
+            name: name.to_owned(),
+            attempt: 0,
+            annotations: HashMap::new(),
+            script,
+            mounts: Vec::new(),
+            capabilities,
+            dropped: Vec::new(),
+            user: None,
+            seccomp: None,
+        }
+    }
+
+    /// A user without any capability.
+    pub fn unprivileged(mut self) -> Self {
+        self.capabilities.clear();
+        self.dropped = vec!["ALL".to_owned()];
+        self.user = Some(65534);
+        self
+    }
+
+    /// The seccomp profile of a file on the node.
+    pub fn seccomp(mut self, file: &Path) -> Self {
+        self.seccomp = Some(file.display().to_string());
+        self
+    }
+
+    /// Shows a file of the node in the container.
+    pub fn mount(mut self, from: &Path, to: &str) -> Self {
+        let host_path = from.display().to_string();
+        self.mounts.push(cri::Mount { container_path: to.to_owned(), host_path, readonly: true });
+        self
     }
 
     /// Its command: a script for busybox's shell.
@@ -177,16 +212,20 @@ impl ContainerSpec {
     }
 
     /// Mounts the binary under test into the container, as `/bpfman-hook`.
-    pub fn with_binary(mut self) -> Self {
-        let mount = cri::Mount { container_path: "/bpfman-hook".to_owned(), host_path: BINARY.to_owned(), readonly: true };
-        self.mounts.push(mount);
-        self
+    pub fn with_binary(self) -> Self {
+        self.mount(Path::new(BINARY), "/bpfman-hook")
     }
 
     fn config(&self, pod: &PodSpec) -> cri::ContainerConfig {
         let security = cri::LinuxContainerSecurityContext {
-            capabilities: Some(cri::Capability { add_capabilities: self.capabilities.clone() }),
+            capabilities: Some(cri::Capability {
+                add_capabilities: self.capabilities.clone(),
+                drop_capabilities: self.dropped.clone(),
+            }),
             namespace_options: Some(pod.namespaces()),
+            run_as_user: self.user.map(|value| cri::Int64Value { value }),
+            seccomp: (self.seccomp.clone())
+                .map(|localhost_ref| cri::SecurityProfile { profile_type: cri::LOCALHOST, localhost_ref }),
         };
         cri::ContainerConfig {
             metadata: Some(cri::ContainerMetadata { name: self.name.clone(), attempt: self.attempt }),

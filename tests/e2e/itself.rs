@@ -31,6 +31,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::private_registries::CASES,
         crate::prometheus::CASES,
         crate::proxy::CASES,
+        crate::proxy_operation::CASES,
         crate::registries::CASES,
         crate::requests::CASES,
         crate::tokens::CASES,

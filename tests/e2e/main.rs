@@ -38,6 +38,7 @@ mod pods;
 mod private_registries;
 mod prometheus;
 mod proxy;
+mod proxy_operation;
 mod registries;
 mod requests;
 mod signers;

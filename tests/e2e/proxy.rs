@@ -4,20 +4,17 @@
 //! a thread of the test starts `bpfman-hook proxy -` for each connection.
 
 use std::fs;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::harness;
+use crate::support::bpf_proxy::{client, listen};
 use crate::support::bundle::Bundle;
 use crate::support::kernel::{Cgroups, bpftool, cgroup2, cgroups, processes_of};
-use crate::support::lab::{BINARY, Hooks, Lab};
+use crate::support::lab::{Hooks, Lab};
 use crate::support::podman::Podman;
 use crate::support::process::{Ended, Running, eventually, tool};
 use crate::support::runtime::Runtime;
@@ -48,40 +45,10 @@ crate::cases![
 ];
 
 /// Calls of one step each, and what they must answer: result and errno.
-type Steps<'a> = &'a [(&'a str, &'a str)];
+pub type Steps<'a> = &'a [(&'a str, &'a str)];
 
-const OK: &str = "0 0";
-const EPERM: &str = "-1 1";
-
-/// Starts `bpfman-hook proxy -` for every connection to the lab's socket, as the unit does. The thread ends with the
-/// test binary.
-fn listen(lab: &Lab) {
-    let run = lab.path("root/run/bpfman-hook");
-    fs::create_dir_all(&run).unwrap_or_else(|e| harness!("create {}: {e}", run.display()));
-    let socket = run.join("proxy.sock");
-    let listener = UnixListener::bind(&socket).unwrap_or_else(|e| harness!("listen at {}: {e}", socket.display()));
-    fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).unwrap_or_else(|e| harness!("chmod: {e}"));
-    let root = lab.root();
-    std::thread::spawn(move || {
-        for connection in listener.incoming().flatten() {
-            let mut proxy = Command::new(BINARY);
-            proxy.arg("--root").arg(&root).args(["proxy", "-"]).stdin(OwnedFd::from(connection)).stdout(Stdio::null());
-            let Ok(mut proxy) = proxy.spawn() else { continue };
-            std::thread::spawn(move || proxy.wait());
-        }
-    });
-}
-
-/// The compiled client.
-fn client() -> &'static Path {
-    static CLIENT: OnceLock<PathBuf> = OnceLock::new();
-    CLIENT.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/proxy_client.c");
-        let out = std::env::temp_dir().join(format!("bpfman-hook-proxy-client-{}", std::process::id()));
-        tool(Command::new("cc").args(["-O2", "-static", "-pthread", "-o"]).arg(&out).arg(source));
-        out
-    })
-}
+pub const OK: &str = "0 0";
+pub const EPERM: &str = "-1 1";
 
 /// The seccomp profile that the binary prints.
 fn profile(lab: &Lab) -> Value {
@@ -90,7 +57,7 @@ fn profile(lab: &Lab) -> Value {
 
 /// A container of user 65534 without a user namespace and without capabilities, that asks for `delegate` through the
 /// proxy.
-fn proxied(world: &World, name: &str, delegate: &str) -> Bundle {
+pub fn proxied(world: &World, name: &str, delegate: &str) -> Bundle {
     let bundle = Bundle::new(&world.lab, name).without_userns().rootfs(|rootfs| {
         fs::copy(client(), rootfs.join("client")).unwrap_or_else(|e| harness!("copy the client: {e}"));
     });
@@ -103,12 +70,12 @@ fn proxied(world: &World, name: &str, delegate: &str) -> Bundle {
     })
 }
 
-fn steps(bundle: Bundle, words: &[&str]) -> Bundle {
+pub fn steps(bundle: Bundle, words: &[&str]) -> Bundle {
     bundle.edit(|config| config["process"]["args"] = json!([&["/client"], words].concat()))
 }
 
 /// A world whose policy allows `proxy` in every container.
-fn allow(world: &World, proxy: &str) {
+pub fn allow(world: &World, proxy: &str) {
     listen(&world.lab);
     policy(world, proxy);
 }
@@ -118,7 +85,7 @@ fn policy(world: &World, rule: &str) {
 }
 
 /// Runs the steps with a runtime and compares the answers.
-fn answers(world: &World, runtime: Runtime, bundle: Bundle, expected: Steps<'_>) -> Ended {
+pub fn answers(world: &World, runtime: Runtime, bundle: Bundle, expected: Steps<'_>) -> Ended {
     let words: Vec<_> = expected.iter().flat_map(|(step, _)| step.split(' ')).collect();
     let bundle = steps(bundle, &words).write();
     let ended = runtime.run(&world.lab, &bundle);

@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod bpf_proxy;
 pub mod bpftool;
 pub mod bundle;
 pub mod docker_registry;

@@ -5,14 +5,17 @@
 //! instructions of programs are judged by `kernel::review`.
 
 pub mod attr;
+pub mod default_profile;
 pub mod grant;
 mod process;
 pub mod profile;
 mod refusal;
+mod tally;
 pub mod usage;
 
 pub use attr::{CopiedAttr, NotifiedCommand};
 pub use grant::{AttachTarget, ProxyCeiling, ProxyGrant, ProxyRecord};
 pub use process::{ListenerOf, ProxyProcess};
 pub use refusal::{ProxyErrno, ProxyRefusal};
+pub use tally::{Tallied, Tally};
 pub use usage::ProxyUsage;

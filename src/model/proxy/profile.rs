@@ -90,11 +90,14 @@ fn remedy(engine: Engine) -> &'static str {
             "check precreate (bpfman-hook install --podman --check), or use --security-opt seccomp=FILE with the output of bpfman-hook proxy profile"
         }
         Engine::Containerd | Engine::CriO => {
-            "set securityContext.seccompProfile to a Localhost profile made by bpfman-hook proxy profile --form oci"
+            "set securityContext.seccompProfile to type Localhost with localhostProfile bpfman-hook.json, which bpfman-hook install --proxy writes"
         }
         Engine::Oci => "put the output of bpfman-hook proxy profile into linux.seccomp (docker: --security-opt seccomp=FILE)",
     }
 }
+
+/// This machine, as profiles name it.
+pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
 /// Our rules for bpf(2).
 fn rules() -> Vec<BpfRule> {

@@ -1,5 +1,7 @@
 //! Why the proxy does not make a call, as a message and as the errno that the caller gets.
 
+use crate::model::metrics_table::ProxyReason;
+
 /// An errno of the system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProxyErrno(pub i32);
@@ -153,6 +155,20 @@ pub enum ProxyRefusal {
 }
 
 impl ProxyRefusal {
+    /// The part that refused it, for the metrics.
+    pub fn reason(&self) -> ProxyReason {
+        match self {
+            Self::Command { .. } | Self::NotGranted { .. } => ProxyReason::Grant,
+            Self::HostScope { .. } | Self::MapOfHost { .. } => ProxyReason::Scope,
+            Self::Instructions { .. } => ProxyReason::Instructions,
+            Self::Foreign { .. } => ProxyReason::Place,
+            Self::Limit { .. } | Self::FixedLimit { .. } | Self::Memory { .. } => ProxyReason::Limit,
+            Self::Token | Self::CommonAttrs | Self::UnknownField { .. } | Self::NotPassedOn { .. } => ProxyReason::Unsupported,
+            Self::TooLarge { .. } | Self::WrongDescriptor { .. } | Self::AttachType { .. } => ProxyReason::Arguments,
+            Self::NoGrant { .. } => ProxyReason::Record,
+        }
+    }
+
     /// What the caller gets.
     pub fn errno(&self) -> ProxyErrno {
         match self {

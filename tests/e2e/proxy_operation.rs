@@ -1,0 +1,81 @@
+//! What is to be seen of the proxy of bpf(2) from outside: events, metrics, listings.
+
+use serde_json::{Value, json};
+
+use crate::proxy::{EPERM, OK, allow, answers, proxied, steps};
+use crate::support::runtime::Runtime;
+use crate::world::World;
+
+crate::cases![what_a_workload_loads_is_told, refusals_are_told_and_bounded];
+
+fn events(world: &World, what: &str) -> Vec<Value> {
+    let text = world.lab.ours(&["events", "-o", "json", "-F", &format!("type={what}")]);
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
+}
+
+/// The value of a metric, by its name and labels.
+fn metric(world: &World, series: &str) -> u64 {
+    let page = world.lab.ours(&["metrics", "--once"]);
+    let line = page.lines().find_map(|line| line.strip_prefix(&format!("bpfman_hook_{series} ")));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{series}: {page}"))
+}
+
+fn what_a_workload_loads_is_told(world: &mut World) {
+    allow(world, "proxy = [\"sockets\"]");
+    let bundle = steps(proxied(world, "told", "sockets"), &["map", "xdp", "wait"]).write();
+    let mut running = Runtime::Runc.start(&world.lab, &bundle);
+    assert_eq!(running.hear("map "), OK);
+    assert_eq!(running.hear("xdp "), OK);
+    running.hear("waiting");
+    let [loaded, attached] = ["loaded", "attached"].map(|what| events(world, what));
+    assert_eq!((loaded.len(), attached.len()), (1, 1), "{loaded:?} {attached:?}");
+    for event in [&loaded[0], &attached[0]] {
+        let said = (&event["container"], &event["origin"], &event["target"]);
+        assert_eq!(said, (&json!(bundle.id), &json!("workload"), &json!("xdp")), "{event:#}");
+    }
+    let program = loaded[0]["program_id"].as_u64().unwrap_or_default();
+    assert!(attached[0]["link_id"].as_u64().is_some() && program > 0, "{attached:?}");
+    assert_eq!(metric(world, "proxy_calls_total{command=\"prog_load\",outcome=\"done\"}"), 1);
+    assert_eq!(metric(world, "proxies{state=\"running\"}"), 1);
+    assert_eq!(metric(world, "proxied_containers"), 1);
+    // The record is written when the container pauses.
+    let listed = crate::support::process::eventually("the listing", std::time::Duration::from_secs(5), || {
+        let listed = world.lab.json(&["list", "programs"]);
+        listed[0]["id"].as_u64().is_some().then_some(listed)
+    });
+    assert_eq!((&listed[0]["id"], &listed[0]["origin"]), (&json!(program), &json!("workload")), "{listed:#}");
+    for (what, count) in [("programs", 1), ("links", 1)] {
+        let table = world.lab.ours(&["list", what]);
+        assert_eq!(table.matches("(loaded by the workload)").count(), count, "{table}");
+    }
+    assert_eq!(metric(world, "proxied_objects{kind=\"program\"}"), 1);
+    assert_eq!(world.lab.ours(&["list", "programs", "-q"]).trim(), program.to_string());
+    running.say("go\n");
+    running.finish();
+    assert_eq!(metric(world, "proxies{state=\"running\"}"), 0);
+}
+
+fn refusals_are_told_and_bounded(world: &mut World) {
+    allow(world, "proxy = [\"sockets\"]");
+    let bundle = proxied(world, "denied", "sockets");
+    let id = bundle.id.clone();
+    let once = [("readkernel", "-1 13"), ("kprobe", EPERM)];
+    answers(world, Runtime::Runc, bundle, &once);
+    let denied = events(world, "denied");
+    let reasons: Vec<_> = denied.iter().map(|event| event["reason"].as_str().unwrap_or_default()).collect();
+    assert_eq!(denied.len(), 2, "{denied:?}");
+    assert!(reasons[0].contains("bpf_probe_read_kernel") && reasons[1].contains("program type kprobe"), "{reasons:?}");
+    assert!(denied.iter().all(|event| event["container"] == id), "{denied:?}");
+    for reason in ["instructions", "grant"] {
+        assert_eq!(metric(world, &format!("proxy_refusals_total{{reason=\"{reason}\"}}")), 1);
+    }
+    // Thousands of random calls, with names that the workload chooses.
+    let bundle = steps(proxied(world, "many", "sockets"), &["fuzz", "2"]).write();
+    Runtime::Runc.run(&world.lab, &bundle);
+    let many = events(world, "denied").iter().filter(|event| event["container"] == *bundle.id).count();
+    assert!(many > 0, "no call was refused");
+    // 64 different ones and the others, at most six times each, and a last time.
+    assert!(many <= 65 * 7, "{many}");
+    let refused = metric(world, "proxy_calls_total{command=\"map_create\",outcome=\"refused\"}");
+    assert!(refused > 65, "{refused}");
+}

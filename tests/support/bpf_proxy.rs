@@ -1,0 +1,43 @@
+//! The proxy of bpf(2): what stands for systemd's socket, and the client whose steps containers run.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use super::lab::{BINARY, Lab};
+use super::process::tool;
+use crate::harness;
+
+/// Starts `bpfman-hook proxy -` for every connection to the lab's socket, as the unit does. The thread ends with the
+/// test binary.
+pub fn listen(lab: &Lab) {
+    let run = lab.path("root/run/bpfman-hook");
+    fs::create_dir_all(&run).unwrap_or_else(|e| harness!("create {}: {e}", run.display()));
+    let socket = run.join("proxy.sock");
+    let listener = UnixListener::bind(&socket).unwrap_or_else(|e| harness!("listen at {}: {e}", socket.display()));
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).unwrap_or_else(|e| harness!("chmod: {e}"));
+    let root = lab.root();
+    std::thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let mut proxy = Command::new(BINARY);
+            proxy.arg("--root").arg(&root).args(["proxy", "-"]).stdin(OwnedFd::from(connection)).stdout(Stdio::null());
+            let Ok(mut proxy) = proxy.spawn() else { continue };
+            std::thread::spawn(move || proxy.wait());
+        }
+    });
+}
+
+/// The compiled client.
+pub fn client() -> &'static Path {
+    static CLIENT: OnceLock<PathBuf> = OnceLock::new();
+    CLIENT.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/proxy_client.c");
+        let out = std::env::temp_dir().join(format!("bpfman-hook-proxy-client-{}", std::process::id()));
+        tool(Command::new("cc").args(["-O2", "-static", "-pthread", "-o"]).arg(&out).arg(source));
+        out
+    })
+}
