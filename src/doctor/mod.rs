@@ -34,6 +34,7 @@ mod confinement;
 mod containers;
 mod host;
 pub mod no_connect;
+mod proxy;
 mod records;
 
 use containers::DecidingProcess;
@@ -75,6 +76,7 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
     }
     all.0.extend(engines(host_root()).0);
     all.0.extend(plugin(paths));
+    all.0.extend(proxy::examine(paths, host_root()));
     all.push(policy(paths));
     all.push(registries(paths));
     all.0.extend(records(paths, kernel));

@@ -1,14 +1,14 @@
 //! `install`, `uninstall` and `install --check`.
 
 pub mod check;
-mod compare;
+pub(crate) mod compare;
 pub mod containerd;
 mod error;
 pub mod first_policy;
 pub mod hook_files;
 pub mod hooks_dir;
 pub mod install;
-mod kubelet_profile;
+pub(crate) mod kubelet_profile;
 pub mod place;
 mod policy_dir;
 mod registries_dir;
