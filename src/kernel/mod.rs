@@ -59,7 +59,7 @@ pub use crate::kernel::requirements::{Requirement, Survey, SurveyedMap, Surveyed
 pub use crate::kernel::review::{
     GrantedKfuncs, Objection, ReviewRefusal, SubmittedRefusal, TagsError, review_functions, review_submitted, unreviewed_tags,
 };
-pub use crate::kernel::submitted::{CodeReference, replace_references};
+pub use crate::kernel::submitted::{CodeReference, replace_references, without_descriptors};
 pub use crate::kernel::token_matrix::token_matrix;
 pub use crate::kernel::token_needs::object_use;
 pub use crate::kernel::token_reach::Probed;

@@ -60,6 +60,17 @@ pub fn replace_references<E>(
     Ok(())
 }
 
+/// The instructions without their descriptors, which differ from load to load: what identifies a program. Instructions
+/// after [`replace_references`] are expected, which names maps in one way only.
+pub fn without_descriptors(code: &[[u8; insn::SIZE]]) -> Vec<u8> {
+    let mut code = code.to_vec();
+    // Descriptors are replaced by 0.
+    let replaced: Result<(), std::convert::Infallible> = replace_references(&mut code, |_| Ok(0));
+    match replaced {
+        Ok(()) => code.concat(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +112,20 @@ mod tests {
             wide(4, 6, 0),
         ];
         assert_eq!(code, expected.into_iter().flatten().chain([exit]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn instructions_are_the_same_with_other_descriptors() {
+        let wide = |src: u8, low: u8, high: u8| [[0x18, src << 4 | 1, 0, 0, low, 0, 0, 0], [0, 0, 0, 0, high, 0, 0, 0]];
+        let program = |map: u8, offset: u8, constant: u8, module: u8| {
+            [wide(1, map, 0), wide(2, map + 1, offset), wide(0, constant, 0), wide(3, 7, module)].concat()
+        };
+        let same = without_descriptors(&program(3, 8, 5, 11));
+        assert_eq!(same, without_descriptors(&program(9, 8, 5, 12)));
+        assert_eq!(same.len(), 64);
+        for other in [program(3, 16, 5, 11), program(3, 8, 6, 11)] {
+            assert_ne!(same, without_descriptors(&other), "offsets in values and constants are part of it");
+        }
     }
 
     #[test]

@@ -91,6 +91,7 @@ pub fn examine<'a>(policy: &'a Policy, rule: &'a ContainerRule, request: &'a Req
         delegation: proxied(rule, asked, &mut refusals),
         helpers: rule.proxy.helpers.clone(),
         kfuncs: rule.proxy.kfuncs.clone(),
+        instructions: rule.proxy.instructions.clone(),
         host_scope: rule.host_scope,
         limits: policy.limits,
     });

@@ -52,7 +52,7 @@ pub struct Event {
     /// The image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Its digest.
+    /// Its digest; for a program of a workload, that of its instructions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     /// The reason for a refusal.

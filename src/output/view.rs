@@ -12,6 +12,7 @@ use crate::model::annotations::MapAccess;
 use crate::model::attach_point::{AttachPoint, ProgramKind, Scope, XdpMode};
 use crate::model::bytecode::ImageVerdict;
 use crate::model::delegation::{Category, Delegation};
+use crate::model::ids::Digest;
 use crate::model::proxy::usage::{HeldObject, UsedKind};
 use crate::model::proxy::{ListenerOf, ProxyRecord};
 use crate::model::reach;
@@ -237,6 +238,9 @@ pub struct ProxyView<'a> {
     /// Kernel functions; absent if the scope decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kfuncs: Option<Vec<&'a str>>,
+    /// The digests of the instructions that may be loaded; absent if any may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<Vec<Digest>>,
     /// `container` or `host`.
     pub scope: Scope,
     /// The processes that serve it.
@@ -269,6 +273,9 @@ pub struct ProxiedObjectView<'a> {
     /// The name that the workload gave it; absent if it gave none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<&'a str>,
+    /// The digest of a program's instructions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
 }
 
 impl<'a> ProxyView<'a> {
@@ -286,6 +293,7 @@ impl<'a> ProxyView<'a> {
             progs: grant.delegation.names(Category::Progs),
             attachs: grant.delegation.names(Category::Attachs),
             helpers: grant.helpers.as_ref().map(helpers),
+            instructions: grant.instructions.as_ref().map(|digests| digests.iter().copied().collect()),
             kfuncs: grant.kfuncs.as_ref().map(|names| names.iter().map(String::as_str).collect()),
             scope: scope_of(record),
             processes: processes.iter().map(process).collect(),
@@ -306,7 +314,7 @@ impl<'a> ProxiedObjectView<'a> {
             name.map_or_else(|| object.kernel_type.to_string(), str::to_owned)
         };
         let name = Some(object.name.as_str()).filter(|name| !name.is_empty());
-        Self { kind: object.kind, id: object.id, kernel_type: category.map(named), name }
+        Self { kind: object.kind, id: object.id, kernel_type: category.map(named), name, digest: object.digest }
     }
 
     /// The type, or `-`.
@@ -317,7 +325,8 @@ impl<'a> ProxiedObjectView<'a> {
     /// For a line of a listing: `program 71 xdp count`.
     pub fn line(&self) -> String {
         let id = self.id.to_string();
-        let parts = [Some(self.kind.word()), Some(id.as_str()), self.kernel_type.as_deref(), self.name];
+        let digest = self.digest.map(|digest| digest.to_string());
+        let parts = [Some(self.kind.word()), Some(id.as_str()), self.kernel_type.as_deref(), self.name, digest.as_deref()];
         parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }

@@ -63,14 +63,15 @@ impl Account {
                 UsedKind::Map | UsedKind::Btf => continue,
             };
             let kind = Category::Progs.name(object.kernel_type).unwrap_or_default();
-            let text = format!("{} {kind} {}", object.kind.word(), object.name);
+            let digest = object.digest.map(|digest| digest.to_string());
+            let text = format!("{} {kind} {} {}", object.kind.word(), object.name, digest.as_deref().unwrap_or_default());
             let Some(Tallied { count, .. }) = self.loads.add(&text) else { continue };
             let event = event::by_workload(what, &self.id, Some((container.owner, &container.workload)), count);
             let id = Some(object.id);
             let (program_id, link_id) = if object.kind == UsedKind::Program { (id, None) } else { (None, id) };
             let program = Some(object.name).filter(|name| !name.is_empty());
             let target = Some(kind.to_owned());
-            tell(what, Event { program, program_id, link_id, target, ..event });
+            tell(what, Event { program, program_id, link_id, target, digest, ..event });
         }
     }
 

@@ -3,7 +3,11 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use crate::kernel::{CodeReference, replace_references, review_functions, review_submitted, unreviewed_tags};
+use crate::image;
+use crate::kernel::{
+    CodeReference, replace_references, review_functions, review_submitted, unreviewed_tags, without_descriptors,
+};
+use crate::model::ids::Digest;
 use crate::model::proxy::attr::{CALLER_SIZE_MAX, Extent, WantedCopy, btf, link, prog};
 use crate::model::proxy::grant::{self, AttachTarget};
 use crate::model::proxy::usage::{HeldObject, UsedKind};
@@ -122,6 +126,7 @@ pub(super) fn perform(
     let mut prepared = copied.prepare();
     let mut held = Vec::new();
     let mut program_type = attr.u32(prog::TYPE);
+    let mut digest = None;
     for (at, _) in grant::descriptors(attr) {
         held.push((at, caller.descriptor(attr.fd(at))?));
     }
@@ -130,7 +135,7 @@ pub(super) fn perform(
         NotifiedCommand::BtfLoad => (Some(UsedKind::Btf), grant::btf_memory(attr, page_size().into())),
         NotifiedCommand::ProgLoad => {
             translate(paths, granted, caller, attr, &mut prepared)?;
-            judge_program(granted, attr, &prepared, &held)?;
+            digest = Some(judge_program(granted, attr, &prepared, &held)?);
             (Some(UsedKind::Program), grant::program_memory(attr))
         }
         command => {
@@ -152,7 +157,7 @@ pub(super) fn perform(
         CallResult::Descriptor(fd) => {
             if let (Some(kind), Some(id)) = (kind, kind.and_then(|kind| id_of(kind, &fd))) {
                 let kernel_type = if kind == UsedKind::Btf { 0 } else { program_type };
-                granted.add(HeldObject { kind, id, kernel_type, name: attr.name(), bytes });
+                granted.add(HeldObject { kind, id, kernel_type, name: attr.name(), bytes, digest });
             }
             Ok(Outcome::Descriptor(fd))
         }
@@ -217,13 +222,13 @@ fn translate(
     Ok(())
 }
 
-/// Reviews the instructions, and the tags of the functions.
+/// Reviews the instructions, and the tags of the functions. Returns the digest of the instructions.
 fn judge_program(
     granted: &mut GrantedContainer,
     attr: &CopiedAttr,
     prepared: &PreparedCall,
     held: &[(usize, OwnedFd)],
-) -> Result<(), FailedCall> {
+) -> Result<Digest, FailedCall> {
     let name = match attr.name() {
         name if name.is_empty() => "without a name".to_owned(),
         name => name,
@@ -232,11 +237,13 @@ fn judge_program(
     let refused = |sentence: String| FailedCall::from(ProxyRefusal::Instructions { sentence });
     review_submitted(&granted.container.grant, &granted.kfuncs, &name, attr.u32(prog::TYPE), code)
         .map_err(|refusal| refused(refusal.to_string()))?;
+    let digest = image::hash(&without_descriptors(code));
+    granted.container.grant.check_instructions(&name, digest)?;
     let functions = prepared.buffer(prog::FUNC_INFO).unwrap_or_default();
     if granted.container.grant.host_scope || functions.is_empty() {
-        return Ok(());
+        return Ok(digest);
     }
-    let Some((_, fd)) = held.iter().find(|(at, _)| *at == prog::BTF_FD) else { return Ok(()) };
+    let Some((_, fd)) = held.iter().find(|(at, _)| *at == prog::BTF_FD) else { return Ok(digest) };
     let wrong = || ProxyRefusal::WrongDescriptor { fd: attr.fd(prog::BTF_FD), expected: "BTF" };
     let (id, size) = bpf::btf_kind(fd.as_fd())?.ok_or_else(wrong)?;
     let tags = match granted.tags.take() {
@@ -248,7 +255,8 @@ fn judge_program(
     };
     let (_, tags) = granted.tags.insert((id, tags));
     let record = attr.u32(prog::FUNC_INFO_REC_SIZE) as usize;
-    review_functions(&name, functions, record, tags).map_err(|refusal| refused(refusal.to_string()))
+    review_functions(&name, functions, record, tags).map_err(|refusal| refused(refusal.to_string()))?;
+    Ok(digest)
 }
 
 /// Checks the place that a program is attached to, and puts it into the call. Returns the program's type.

@@ -6,7 +6,7 @@ use crate::proxy::{EPERM, OK, allow, answers, proxied, steps};
 use crate::support::runtime::Runtime;
 use crate::world::World;
 
-crate::cases![what_a_workload_loads_is_told, refusals_are_told_and_bounded];
+crate::cases![what_a_workload_loads_is_told, refusals_are_told_and_bounded, only_listed_instructions_are_loaded,];
 
 fn events(world: &World, what: &str) -> Vec<Value> {
     let text = world.lab.ours(&["events", "-o", "json", "-F", &format!("type={what}")]);
@@ -78,4 +78,30 @@ fn refusals_are_told_and_bounded(world: &mut World) {
     assert!(many <= 65 * 7, "{many}");
     let refused = metric(world, "proxy_calls_total{command=\"map_create\",outcome=\"refused\"}");
     assert!(refused > 65, "{refused}");
+}
+
+fn only_listed_instructions_are_loaded(world: &mut World) {
+    allow(world, "proxy = { presets = [\"sockets\"], instructions = [] }");
+    let bundle = proxied(world, "unlisted", "sockets");
+    let ended = answers(world, Runtime::Runc, bundle, &[("map", OK), ("ktime", "-1 13")]);
+    let refusal = ended.stdout.split("has the instructions ").nth(1).unwrap_or_else(|| panic!("{}", ended.stdout));
+    let digest = refusal.split(',').next().unwrap_or_default();
+    assert!(digest.starts_with("sha256:") && digest.len() == 71, "{refusal}");
+    assert!(refusal.contains("add them there"), "{refusal}");
+    let denied = events(world, "denied");
+    assert!(denied.iter().any(|event| event["reason"].to_string().contains(digest)), "{denied:?}");
+    // The same program of another container and process, with another map.
+    world.lab.policy(&format!("[[container]]\nproxy = {{ presets = [\"sockets\"], instructions = [\"{digest}\"] }}\n"));
+    let bundle = steps(proxied(world, "listed", "sockets"), &["map", "ktime", "prog", "readkernel", "wait"]).write();
+    let mut running = Runtime::Runc.start(&world.lab, &bundle);
+    for (step, answer) in [("map ", OK), ("ktime ", OK), ("prog ", "-1 13"), ("readkernel ", "-1 13")] {
+        assert_eq!(running.hear(step), answer, "{step}");
+    }
+    running.hear("waiting");
+    let record = world.inspect(&bundle.id);
+    assert_eq!(record[0]["proxy"]["instructions"], json!([digest]), "{record:#}");
+    let loaded: Vec<_> = events(world, "loaded").into_iter().filter(|event| event["container"] == *bundle.id).collect();
+    assert_eq!((loaded.len(), &loaded[0]["digest"]), (1, &json!(digest)), "{loaded:?}");
+    running.say("go\n");
+    running.finish();
 }

@@ -210,6 +210,7 @@ mod tests {
             delegation: Delegation::default(),
             helpers: helpers.map(|numbers| numbers.iter().copied().collect()),
             kfuncs: kfuncs.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
+            instructions: None,
             host_scope,
             limits: ContainerLimits::default(),
         }

@@ -16,7 +16,7 @@ use super::{
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::delegation::{Category, Delegation, Preset};
-use crate::model::ids::Digest;
+use crate::model::ids::{Digest, IdError};
 use crate::model::proxy::ProxyCeiling;
 use crate::model::reach;
 use crate::model::text::{is_normal_path, is_symbol, listed, nearest_hint, quoted};
@@ -423,10 +423,16 @@ fn proxy_ceiling(source: &PolicyText<'_>, written: &Spanned<RawProxy>, host_scop
         numbers.collect::<Result<_, _>>()
     });
     let kfuncs = table.kfuncs.as_ref().map(|names| names.iter().map(|name| kfunc(source, name, host_scope)).collect());
+    let instructions = table.instructions.as_ref().map(|digests| {
+        let parsed =
+            |text: &Spanned<String>| text.get_ref().parse().map_err(|error: IdError| source.at(text, error.to_string()));
+        digests.iter().map(parsed).collect()
+    });
     Ok(ProxyCeiling {
         delegation: inside(source, written, &ceiling, host_scope)?,
         helpers: helpers.transpose()?,
         kfuncs: kfuncs.transpose()?,
+        instructions: instructions.transpose()?,
     })
 }
 

@@ -152,6 +152,7 @@ pub(super) struct ProxyTable {
     pub(super) attachs: Vec<Spanned<String>>,
     pub(super) helpers: Option<Vec<Spanned<String>>>,
     pub(super) kfuncs: Option<Vec<Spanned<String>>>,
+    pub(super) instructions: Option<Vec<Spanned<String>>>,
 }
 
 /// A list of presets, or a table that also lists functions.
@@ -227,7 +228,9 @@ impl<'de> Deserialize<'de> for RawProxy {
             type Value = RawProxy;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of presets, or a table of presets, cmds, maps, progs, attachs, helpers and kfuncs")
+                f.write_str(
+                    "a list of presets, or a table of presets, cmds, maps, progs, attachs, helpers, kfuncs and instructions",
+                )
             }
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {

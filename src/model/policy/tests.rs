@@ -156,6 +156,7 @@ fn a_proxy_has_presets_names_and_lists_of_functions() {
         ("proxy = { helpers = [\"map_lookup\"] }", "\"map_lookup\" is not a helper"),
         ("proxy = { kfuncs = [\"a b\"] }", "\"a b\" is not the name of a kernel function"),
         ("proxy = { kfuncs = [\"bpf_rdonly_cast\"] }", "bpf_rdonly_cast reaches kernel memory; add host-scope = true"),
+        ("proxy = { instructions = [\"sha256:0\"] }", "\"sha256:0\" is not sha256: followed by 64 lower-case hex digits"),
         ("proxy = { links = [] }", "unknown field"),
         ("proxy = true", "a list of presets, or a table"),
     ] {

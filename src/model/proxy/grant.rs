@@ -8,6 +8,7 @@ use super::ProxyRefusal;
 use super::attr::{self, CopiedAttr, NotifiedCommand, attach, btf, link, map, prog};
 use super::usage::{HeldObject, ShownMaps};
 use crate::model::delegation::{Category, Delegation};
+use crate::model::ids::Digest;
 use crate::model::object::MapFacts;
 use crate::model::policy::ContainerLimits;
 use crate::model::reach;
@@ -24,6 +25,9 @@ pub struct ProxyGrant {
     /// The kernel functions that programs may call, by name; None leaves it to the scope.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kfuncs: Option<BTreeSet<String>>,
+    /// The digests of the instructions that may be loaded; None for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<BTreeSet<Digest>>,
     /// True if the container may reach beyond itself.
     pub host_scope: bool,
     /// Limits for what it holds.
@@ -51,6 +55,9 @@ pub struct ProxyCeiling {
     pub helpers: Option<BTreeSet<u32>>,
     /// See [`ProxyGrant::kfuncs`].
     pub kfuncs: Option<BTreeSet<String>>,
+    /// See [`ProxyGrant::instructions`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<BTreeSet<Digest>>,
 }
 
 impl ProxyCeiling {
@@ -228,6 +235,16 @@ impl ProxyGrant {
         Ok(())
     }
 
+    /// Whether a program with these instructions may be loaded.
+    pub fn check_instructions(&self, program: &str, digest: Digest) -> Result<(), ProxyRefusal> {
+        match &self.instructions {
+            Some(listed) if !listed.contains(&digest) => {
+                Err(ProxyRefusal::UnlistedInstructions { program: program.to_owned(), digest })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a program of a type may be attached as a call says, and to what kind of place.
     ///
     /// The kernel takes the place from the program's type (kernel/bpf/syscall.c, `link_create`), which the caller's
@@ -394,7 +411,14 @@ mod tests {
 
     fn grant(presets: &[Preset], host_scope: bool) -> ProxyGrant {
         let delegation = presets.iter().fold(Delegation::default(), |all, preset| all.union(preset.delegation()));
-        ProxyGrant { delegation, helpers: None, kfuncs: None, host_scope, limits: ContainerLimits::default() }
+        ProxyGrant {
+            delegation,
+            helpers: None,
+            kfuncs: None,
+            instructions: None,
+            host_scope,
+            limits: ContainerLimits::default(),
+        }
     }
 
     fn attr(command: NotifiedCommand, fields: &[(usize, u32)]) -> CopiedAttr {
@@ -585,7 +609,14 @@ mod tests {
         let mut random = Random(seed);
         let delegation = Preset::ALL.iter().fold(Delegation::default(), |all, (preset, _)| all.union(preset.delegation()));
         let limits = ContainerLimits::default();
-        let grants = [false, true].map(|host_scope| ProxyGrant { delegation, helpers: None, kfuncs: None, host_scope, limits });
+        let grants = [false, true].map(|host_scope| ProxyGrant {
+            delegation,
+            helpers: None,
+            kfuncs: None,
+            instructions: None,
+            host_scope,
+            limits,
+        });
         let mut accepted = 0;
         for _ in 0..200_000 {
             let command = NotifiedCommand::ALL[random.below(8)];

@@ -1,5 +1,6 @@
 //! Why the proxy does not make a call, as a message and as the errno that the caller gets.
 
+use crate::model::ids::Digest;
 use crate::model::metrics_table::ProxyReason;
 
 /// An errno of the system call.
@@ -112,6 +113,16 @@ pub enum ProxyRefusal {
         /// Which, and why.
         sentence: String,
     },
+    /// Instructions that the policy does not list.
+    #[error(
+        "program {program} has the instructions {digest}, which are not among the instructions under proxy of the container's policy rule; add them there"
+    )]
+    UnlistedInstructions {
+        /// The program's name.
+        program: String,
+        /// Their digest.
+        digest: Digest,
+    },
     /// A limit of the policy.
     #[error("the container has {held} {what} through the proxy, and [limits] of the policy allows {limit}")]
     Limit {
@@ -160,7 +171,7 @@ impl ProxyRefusal {
         match self {
             Self::Command { .. } | Self::NotGranted { .. } => ProxyReason::Grant,
             Self::HostScope { .. } | Self::MapOfHost { .. } => ProxyReason::Scope,
-            Self::Instructions { .. } => ProxyReason::Instructions,
+            Self::Instructions { .. } | Self::UnlistedInstructions { .. } => ProxyReason::Instructions,
             Self::Foreign { .. } => ProxyReason::Place,
             Self::Limit { .. } | Self::FixedLimit { .. } | Self::Memory { .. } => ProxyReason::Limit,
             Self::Token | Self::CommonAttrs | Self::UnknownField { .. } | Self::NotPassedOn { .. } => ProxyReason::Unsupported,
@@ -176,7 +187,7 @@ impl ProxyRefusal {
             Self::UnknownField { errno } => *errno,
             Self::TooLarge { .. } => ProxyErrno::TOO_BIG,
             Self::WrongDescriptor { .. } => ProxyErrno::INVALID,
-            Self::Instructions { .. } => ProxyErrno::ACCESS,
+            Self::Instructions { .. } | Self::UnlistedInstructions { .. } => ProxyErrno::ACCESS,
             Self::Limit { .. } | Self::FixedLimit { .. } | Self::Memory { .. } => ProxyErrno::NO_SPACE,
             Self::NotPassedOn { .. } => ProxyErrno::NOT_SUPPORTED,
             Self::Command { .. }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ProxyRefusal;
 use crate::model::annotations::MapAccess;
+use crate::model::ids::Digest;
 use crate::model::policy::ContainerLimits;
 
 /// A kind of object that counts.
@@ -64,6 +65,9 @@ pub struct HeldObject {
     pub name: String,
     /// Its size in bytes.
     pub bytes: u64,
+    /// The digest of a program's instructions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
 }
 
 /// Objects of one container that its record lists. Limits hold for more: only a listing is shortened.
@@ -195,7 +199,7 @@ mod tests {
     use super::*;
 
     fn object(kind: UsedKind, id: u32, bytes: u64) -> HeldObject {
-        HeldObject { kind, id, kernel_type: 0, name: String::new(), bytes }
+        HeldObject { kind, id, kernel_type: 0, name: String::new(), bytes, digest: None }
     }
 
     #[test]
