@@ -15,7 +15,7 @@ fn events(world: &World, what: &str) -> Vec<Value> {
 
 /// The value of a metric, by its name and labels.
 fn metric(world: &World, series: &str) -> u64 {
-    let page = world.lab.ours(&["metrics", "--once"]);
+    let page = world.lab.ours(&["metrics"]);
     let line = page.lines().find_map(|line| line.strip_prefix(&format!("bpfman_hook_{series} ")));
     line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{series}: {page}"))
 }
@@ -90,7 +90,7 @@ fn only_listed_instructions_are_loaded(world: &mut World) {
     assert!(refusal.contains("add them there"), "{refusal}");
     let denied = events(world, "denied");
     assert!(denied.iter().any(|event| event["reason"].to_string().contains(digest)), "{denied:?}");
-    // The same program of another container and process, with another map.
+    // The same program of another container and process.
     world.lab.policy(&format!("[[container]]\nproxy = {{ presets = [\"sockets\"], instructions = [\"{digest}\"] }}\n"));
     let bundle = steps(proxied(world, "listed", "sockets"), &["map", "ktime", "prog", "readkernel", "wait"]).write();
     let mut running = Runtime::Runc.start(&world.lab, &bundle);
