@@ -1,16 +1,30 @@
 //! What is to be seen of the proxy of bpf(2) from outside: events, metrics, listings.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::proxy::{EPERM, OK, allow, answers, proxied, steps};
+use crate::support::process::eventually;
 use crate::support::runtime::Runtime;
 use crate::world::World;
 
 crate::cases![what_a_workload_loads_is_told, refusals_are_told_and_bounded, only_listed_instructions_are_loaded,];
 
+/// For what a process of the proxy does after it has answered.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 fn events(world: &World, what: &str) -> Vec<Value> {
     let text = world.lab.ours(&["events", "-o", "json", "-F", &format!("type={what}")]);
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
+}
+
+/// The same, once there is this number of them: the proxy answers a call before it reports it.
+fn wait_for(world: &World, what: &str, count: usize) -> Vec<Value> {
+    eventually(&format!("{count} events {what}"), PATIENCE, || {
+        let found = events(world, what);
+        (found.len() >= count).then_some(found)
+    })
 }
 
 /// The value of a metric, by its name and labels.
@@ -27,7 +41,7 @@ fn what_a_workload_loads_is_told(world: &mut World) {
     assert_eq!(running.hear("map "), OK);
     assert_eq!(running.hear("xdp "), OK);
     running.hear("waiting");
-    let [loaded, attached] = ["loaded", "attached"].map(|what| events(world, what));
+    let [loaded, attached] = ["loaded", "attached"].map(|what| wait_for(world, what, 1));
     assert_eq!((loaded.len(), attached.len()), (1, 1), "{loaded:?} {attached:?}");
     for event in [&loaded[0], &attached[0]] {
         let said = (&event["container"], &event["origin"], &event["target"]);
@@ -39,7 +53,7 @@ fn what_a_workload_loads_is_told(world: &mut World) {
     assert_eq!(metric(world, "proxies{state=\"running\"}"), 1);
     assert_eq!(metric(world, "proxied_containers"), 1);
     // The record is written when the container pauses.
-    let listed = crate::support::process::eventually("the listing", std::time::Duration::from_secs(5), || {
+    let listed = eventually("the listing", PATIENCE, || {
         let listed = world.lab.json(&["list", "programs"]);
         listed[0]["id"].as_u64().is_some().then_some(listed)
     });
@@ -52,7 +66,8 @@ fn what_a_workload_loads_is_told(world: &mut World) {
     assert_eq!(world.lab.ours(&["list", "programs", "-q"]).trim(), program.to_string());
     running.say("go\n");
     running.finish();
-    assert_eq!(metric(world, "proxies{state=\"running\"}"), 0);
+    let running = || metric(world, "proxies{state=\"running\"}");
+    eventually("the end of the proxy", PATIENCE, || (running() == 0).then_some(()));
 }
 
 fn refusals_are_told_and_bounded(world: &mut World) {
@@ -61,7 +76,7 @@ fn refusals_are_told_and_bounded(world: &mut World) {
     let id = bundle.id.clone();
     let once = [("readkernel", "-1 13"), ("kprobe", EPERM)];
     answers(world, Runtime::Runc, bundle, &once);
-    let denied = events(world, "denied");
+    let denied = wait_for(world, "denied", 2);
     let reasons: Vec<_> = denied.iter().map(|event| event["reason"].as_str().unwrap_or_default()).collect();
     assert_eq!(denied.len(), 2, "{denied:?}");
     assert!(reasons[0].contains("bpf_probe_read_kernel") && reasons[1].contains("program type kprobe"), "{reasons:?}");
@@ -88,7 +103,7 @@ fn only_listed_instructions_are_loaded(world: &mut World) {
     let digest = refusal.split(',').next().unwrap_or_default();
     assert!(digest.starts_with("sha256:") && digest.len() == 71, "{refusal}");
     assert!(refusal.contains("add them there"), "{refusal}");
-    let denied = events(world, "denied");
+    let denied = wait_for(world, "denied", 1);
     assert!(denied.iter().any(|event| event["reason"].to_string().contains(digest)), "{denied:?}");
     // The same program of another container and process.
     world.lab.policy(&format!("[[container]]\nproxy = {{ presets = [\"sockets\"], instructions = [\"{digest}\"] }}\n"));
@@ -100,7 +115,7 @@ fn only_listed_instructions_are_loaded(world: &mut World) {
     running.hear("waiting");
     let record = world.inspect(&bundle.id);
     assert_eq!(record[0]["proxy"]["instructions"], json!([digest]), "{record:#}");
-    let loaded: Vec<_> = events(world, "loaded").into_iter().filter(|event| event["container"] == *bundle.id).collect();
+    let loaded: Vec<_> = wait_for(world, "loaded", 1).into_iter().filter(|event| event["container"] == *bundle.id).collect();
     assert_eq!((loaded.len(), &loaded[0]["digest"]), (1, &json!(digest)), "{loaded:?}");
     running.say("go\n");
     running.finish();
