@@ -11,7 +11,7 @@ use crate::model::proxy::usage::{HeldObject, UsedKind};
 use crate::model::proxy::{NotifiedCommand, Tallied, Tally};
 use crate::output::report::Report;
 use crate::paths::Paths;
-use crate::proxy::failure::{FailedCall, Refused};
+use crate::proxy::failure::{FailedCall, RefusedCall};
 use crate::sys::export;
 
 /// Stands for refusals that are too many different ones.
@@ -44,7 +44,7 @@ impl Account {
     ) {
         let outcome = if failure.refused.is_some() { ProxyOutcome::Refused } else { ProxyOutcome::Failed };
         export::count(metrics_table::proxy_call(call_of(command), outcome), 1);
-        let Some(Refused { reason, sentence }) = &failure.refused else { return };
+        let Some(RefusedCall { reason, sentence }) = &failure.refused else { return };
         export::count(metrics_table::proxy_refusal(*reason), 1);
         if let Some(tallied) = self.refusals.add(sentence) {
             if tallied.count == 1 {

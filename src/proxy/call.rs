@@ -14,7 +14,7 @@ use crate::model::proxy::usage::{HeldObject, UsedKind};
 use crate::model::proxy::{CopiedAttr, NotifiedCommand, ProxyRefusal};
 use crate::paths::Paths;
 use crate::proxy::answers::{Outcome, Undelivered};
-use crate::proxy::failure::{FailedCall, Refused, foreign};
+use crate::proxy::failure::{FailedCall, RefusedCall, foreign};
 use crate::proxy::granted::GrantedContainer;
 use crate::sys::bpf;
 use crate::sys::bpf::prepared::{CallResult, PreparedCall};
@@ -99,7 +99,7 @@ impl CopiedCall {
 
     /// Writes why a call was refused into the log that the caller asked for.
     pub(super) fn write_refusal(&self, caller: &NotifiedThread<'_>, failure: &FailedCall) {
-        let Some(Refused { sentence, .. }) = &failure.refused else { return };
+        let Some(RefusedCall { sentence, .. }) = &failure.refused else { return };
         for wanted in &self.outputs {
             let size = usize::try_from(wanted.length).unwrap_or(usize::MAX);
             let mut text = format!("bpfman-hook: {sentence}\n").into_bytes();

@@ -10,12 +10,12 @@ pub(super) struct FailedCall {
     /// What the caller gets.
     pub(super) errno: i32,
     /// Why, if it was we who refused it.
-    pub(super) refused: Option<Refused>,
+    pub(super) refused: Option<RefusedCall>,
 }
 
 /// Why we refused a call.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct RefusedCall {
     /// The part that refused it.
     pub(super) reason: ProxyReason,
     /// For the administrator, and for the caller's log.
@@ -24,7 +24,7 @@ pub(super) struct Refused {
 
 impl From<ProxyRefusal> for FailedCall {
     fn from(refusal: ProxyRefusal) -> Self {
-        let refused = Refused { reason: refusal.reason(), sentence: refusal.to_string() };
+        let refused = RefusedCall { reason: refusal.reason(), sentence: refusal.to_string() };
         Self { errno: refusal.errno().0, refused: Some(refused) }
     }
 }

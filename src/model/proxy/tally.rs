@@ -9,18 +9,18 @@ const DIFFERENT_MAX: usize = 64;
 /// Numbers of occurrences by text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
-    counts: BTreeMap<String, Count>,
+    counts: BTreeMap<String, TallyCount>,
     /// All texts beyond [`DIFFERENT_MAX`].
-    others: Count,
+    others: TallyCount,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Count {
+struct TallyCount {
     seen: u64,
     reported: u64,
 }
 
-impl Count {
+impl TallyCount {
     /// Counts one, and returns the number if it is to be reported.
     fn add(&mut self) -> Option<u64> {
         self.seen = self.seen.saturating_add(1);
