@@ -15,10 +15,10 @@ OUT     := $(or $(CARGO_TARGET_DIR),target)
 BINARY  := $(OUT)/$(TARGET)/release/bpfman-hook
 # What is shipped and measured: the profile `dist` of Cargo.toml.
 DIST    := $(OUT)/$(TARGET)/dist/bpfman-hook
-SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/lsm/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
+SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/clients/*.sh tests/lsm/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
 
 .DEFAULT_GOAL := build
-.PHONY: build dist order test-dist demo setup test test-unit test-privileged test-some-faults test-faults test-service test-e2e test-containerd test-vm fuzz check bench bpf man install uninstall clean root
+.PHONY: build dist order test-dist demo setup test test-unit test-privileged test-some-faults test-faults test-service test-e2e test-some-clients test-clients test-containerd test-vm fuzz check bench bpf man install uninstall clean root
 
 build:
 	$(CARGO) build $(FLAGS)
@@ -37,7 +37,7 @@ order: root
 demo: root build
 	tests/demo/demo.sh $(BINARY)
 
-test: setup test-unit test-privileged test-some-faults test-service test-e2e test-containerd test-vm
+test: setup test-unit test-privileged test-some-faults test-service test-e2e test-some-clients test-containerd test-vm
 
 # Installs what is missing, as root; a message where it cannot.
 setup:
@@ -68,6 +68,14 @@ test-service: root
 
 test-e2e: root
 	$(CARGO) test $(FLAGS) --test e2e
+
+# Unmodified clients of the proxy: those that Debian 12 has. `make test-clients` runs all, of which it fetches and builds some, and
+# writes the table of docs/proxy.md. The first time fetches some 300 MB.
+test-some-clients: root
+	$(CARGO) test $(FLAGS) --test clients
+
+test-clients: root setup
+	CLIENTS=all BLESS=1 $(CARGO) test $(FLAGS) --test clients
 
 # The NRI plugin on Debian's containerd 2.1 and 1.7, runc and crun. The first time fetches some 90 MB; a machine that cannot fetch
 # them says so and goes on.
@@ -105,12 +113,13 @@ check: setup build
 # What is measured, and against what: benches/README.md. ACCEPT=1 makes the ratios those that later runs are compared with.
 bench: root dist
 	mkdir -p $(OUT)/bench
-	for program in f0 f1 f2 run container; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
+	for program in f0 f1 f2 run container proxy; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
 	python3 benches/bench.py --binary $(DIST) --floors $(OUT)/bench $(BENCH) $(if $(ACCEPT),--accept)
 	python3 benches/images.py --binary $(DIST) --floors $(OUT)/bench $(BENCH_IMAGES) $(if $(ACCEPT),--accept)
 	helper=$$($(CARGO) build --profile dist --locked --target $(TARGET) --bench manual --message-format=json | sed -n 's|.*"executable":"\([^"]*/manual-[^"]*\)".*|\1|p') && \
 	python3 benches/manual.py --binary $(DIST) --helper "$$helper" --floors $(OUT)/bench $(BENCH_MANUAL) $(if $(ACCEPT),--accept)
 	python3 benches/nri.py --binary $(DIST) $(BENCH_NRI) $(if $(ACCEPT),--accept)
+	python3 benches/proxy.py --binary $(DIST) --floors $(OUT)/bench $(BENCH_PROXY) $(if $(ACCEPT),--accept)
 	if tests/lab/containerd/packages.sh >/dev/null; then $(CARGO) test $(FLAGS) --test containerd measure:: -- --ignored --nocapture; fi
 
 # Rebuilds the test objects; `make bpf BPF=--check` compares instead.

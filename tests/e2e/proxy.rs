@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness;
-use crate::support::bpf_proxy::{client, listen};
+use crate::support::bpf_proxy::{client, listen, profile};
 use crate::support::bundle::Bundle;
 use crate::support::kernel::{Cgroups, bpftool, cgroup2, cgroups, processes_of};
 use crate::support::lab::{Hooks, Lab};
@@ -49,11 +49,6 @@ pub type Steps<'a> = &'a [(&'a str, &'a str)];
 
 pub const OK: &str = "0 0";
 pub const EPERM: &str = "-1 1";
-
-/// The seccomp profile that the binary prints.
-fn profile(lab: &Lab) -> Value {
-    serde_json::from_str(&lab.ours(&["proxy", "profile"])).unwrap_or_else(|e| panic!("proxy profile: {e}"))
-}
 
 /// A container of user 65534 without a user namespace and without capabilities, that asks for `delegate` through the
 /// proxy.

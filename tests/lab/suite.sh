@@ -1,12 +1,16 @@
 #!/bin/bash
-# suite.sh SUITE PACKAGE...   unpacks packages of another Debian suite (trixie, sid) into a directory of their own and prints it.
+# suite.sh [--tree NAME] SUITE PACKAGE...   unpacks packages of another Debian suite (trixie, sid) and prints the directory.
 #
-# Nothing is installed: apt runs with lists, sources and cache below the cache directory, packages are verified with Debian's
-# archive keyring, and dependencies are not followed, so this is for programs that need libc alone. A package that is there
-# already costs nothing; SUITE_REFRESH=1 fetches again.
+# Each package goes to a directory of its own below the one that is printed. With --tree, all of them and what they depend on
+# go to one directory, a root file system in which their programs run, without the maintainers' scripts.
+#
+# Nothing is installed: apt runs with lists, sources and cache below the cache directory, and packages are verified with
+# Debian's archive keyring. A package or tree that is there already costs nothing; SUITE_REFRESH=1 fetches again.
 #
 # Exit status: 0, the last line of standard output is the directory; 77, it cannot be had here and the line says why; 2, usage.
 set -u
+tree=
+[ "${1:-}" != --tree ] || { tree=$2; shift 2; }
 [ $# -ge 2 ] || { sed -n '2s/^# //p' "$0" >&2; exit 2; }
 suite=$1
 shift
@@ -25,12 +29,8 @@ mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock 9
 
-missing=()
-for package; do
-  [ -z "${SUITE_REFRESH:-}" ] && [ -d "$cache/$package" ] || missing+=("$package")
-done
-
-if [ ${#missing[@]} -gt 0 ]; then
+# Makes apt work in the cache directory, with the suite's package lists.
+prepare() {
   # Where the machine's own Debian comes from.
   # shellcheck disable=SC2016
   mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 2>/dev/null | grep -v security | sort -u | head -n 1)
@@ -43,6 +43,38 @@ if [ ${#missing[@]} -gt 0 ]; then
     -o "Dir::Cache=$cache/apt/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=3
     -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false)
   apt-get "${options[@]}" update >&2 || skip "its package lists cannot be fetched"
+}
+
+if [ -n "$tree" ]; then
+  made=$cache/tree-$tree
+  if [ -n "${SUITE_REFRESH:-}" ] || [ "$(cat "$made.packages" 2>/dev/null)" != "$*" ]; then
+    prepare
+    rm -rf "$cache/debs" "$made" "$made.new" "$made.packages"
+    mkdir -p "$cache/debs/partial" "$made.new/usr"/{bin,sbin,lib,lib64} "$made.new"/{proc,sys,dev,run,tmp,etc}
+    ln -s usr/bin usr/sbin usr/lib usr/lib64 "$made.new/"
+    # An empty list of installed packages, so that apt fetches all dependencies.
+    : >"$cache/apt/status"
+    apt-get "${options[@]}" -o "Dir::State::status=$cache/apt/status" -o "Dir::Cache::Archives=$cache/debs" \
+      --download-only --no-install-recommends -y install "$@" >&2 || skip "the packages $* cannot be fetched"
+    for package in "$cache"/debs/*.deb; do
+      dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$made.new" || skip "$package cannot be unpacked"
+    done
+    chmod 1777 "$made.new/tmp" "$made.new/run"
+    mv "$made.new" "$made"
+    rm -rf "$cache/debs"
+    echo "$*" >"$made.packages"
+  fi
+  echo "$made"
+  exit 0
+fi
+
+missing=()
+for package; do
+  [ -z "${SUITE_REFRESH:-}" ] && [ -d "$cache/$package" ] || missing+=("$package")
+done
+
+if [ ${#missing[@]} -gt 0 ]; then
+  prepare
   for package in "${missing[@]}"; do
     rm -rf "$cache/debs" "$cache/$package.new"
     mkdir -p "$cache/debs"

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use serde_json::Value;
+
 use super::lab::{BINARY, Lab};
 use super::process::tool;
 use crate::harness;
@@ -40,4 +42,9 @@ pub fn client() -> &'static Path {
         tool(Command::new("cc").args(["-O2", "-static", "-pthread", "-o"]).arg(&out).arg(source));
         out
     })
+}
+
+/// The seccomp profile that the binary prints.
+pub fn profile(lab: &Lab) -> Value {
+    serde_json::from_str(&lab.ours(&["proxy", "profile"])).unwrap_or_else(|e| panic!("proxy profile: {e}"))
 }

@@ -261,6 +261,8 @@ impl ProxyGrant {
         self.has(Category::Attachs, kind)?;
         let target = match (program_type, kind) {
             (6, 37) | (3, 46 | 47 | 54 | 55) if by_link => Some(AttachTarget::Interface),
+            // `bpftool net attach tcx_ingress`. The target is an interface's index here too.
+            (3, 46 | 47) => Some(AttachTarget::Interface),
             (32, 45) if by_link => Some(AttachTarget::CurrentNetns),
             (22, 17) | (30, 36) if by_link => Some(AttachTarget::Netns),
             (8, 0 | 1)
@@ -304,7 +306,8 @@ fn check_order(attr: &CopiedAttr, by_link: bool, target: AttachTarget) -> Result
         true => (attr.u32(link::FLAGS), attr.u32(link::RELATIVE)),
         false => (attr.u32(attach::FLAGS), attr.u32(attach::RELATIVE)),
     };
-    let refused = BY_ID | OF_LINK | if by_link { REPLACE } else { 0 };
+    // What PROG_ATTACH replaces on a cgroup is named by a descriptor.
+    let refused = BY_ID | OF_LINK | if by_link || target == AttachTarget::Interface { REPLACE } else { 0 };
     // For an XDP link these bits are the mode: SKB is 2, DRV 4, HW 8.
     let xdp = by_link && attr.u32(link::ATTACH_TYPE) == 37;
     if ordered && !xdp && (flags & refused != 0 || relative != 0) {
@@ -540,6 +543,22 @@ mod tests {
         assert!(matches!(grant.attach(&open, 17), Err(ProxyRefusal::HostScope { .. })));
         let host = ProxyGrant { host_scope: true, ..grant };
         assert_eq!(host.attach(&open, 17), Ok(AttachTarget::Loaded));
+    }
+
+    #[test]
+    fn a_tcx_program_may_be_attached_without_a_link() {
+        let grant = grant(&[Preset::Sockets], false);
+        for command in [NotifiedCommand::ProgAttach, NotifiedCommand::ProgDetach] {
+            let tcx = |flags| attr(command, &[(attach::TARGET, 1), (attach::ATTACH_TYPE, 46), (attach::FLAGS, flags)]);
+            assert_eq!(grant.attach(&tcx(0), 3), Ok(AttachTarget::Interface));
+            for flags in [REPLACE, BY_ID, OF_LINK] {
+                assert!(matches!(grant.attach(&tcx(flags), 3), Err(ProxyRefusal::NotPassedOn { .. })), "{flags:#x}");
+            }
+            for (kind, attach_type) in [(6, 37), (3, 54), (6, 46)] {
+                let other = attr(command, &[(attach::TARGET, 1), (attach::ATTACH_TYPE, attach_type)]);
+                assert!(matches!(grant.attach(&other, kind), Err(ProxyRefusal::AttachType { .. })), "{kind} as {attach_type}");
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,103 @@
+//! Unmodified clients in containers without capabilities, under the proxy: each one of clients.toml is run, what it prints
+//! is checked, and the table of docs/proxy.md says the same.
+//!
+//! `cargo test --test clients` runs those of Debian 12's packages. `CLIENTS=all` runs all (`make test-clients`). `BLESS=1`
+//! writes what was found to results.tsv and the table.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "../support/tools.rs"]
+#[allow(dead_code, reason = "only what reports skipped tests is used")]
+mod tools;
+
+mod client;
+mod results;
+
+use std::path::{Path, PathBuf};
+
+use client::Client;
+use results::{Line, Results};
+use support::lab::{BINARY, Hooks};
+use support::world::World;
+
+/// The exit status of a script that says that something cannot be fetched.
+const CANNOT_FETCH: i32 = 77;
+
+/// A directory below tests/clients, or a file in it.
+fn here(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
+}
+
+/// Runs a script of this directory: the last line of its output, or why something cannot be fetched.
+fn script(name: &str, arguments: &[&str]) -> Result<String, String> {
+    let mut command = std::process::Command::new(here(name));
+    // Building takes longer than what tests wait for otherwise.
+    let output = command.args(arguments).stdin(std::process::Stdio::null()).output();
+    let output = output.unwrap_or_else(|e| harness!("start {name}: {e}"));
+    let last = String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned();
+    match output.status.code() {
+        Some(0) => Ok(last),
+        Some(CANNOT_FETCH) => Err(last),
+        _ => harness!("{name} {arguments:?}: {last}: {}", String::from_utf8_lossy(&output.stderr)),
+    }
+}
+
+#[test]
+fn clients_work_as_the_table_says() {
+    let all = std::env::var("CLIENTS").is_ok_and(|which| which == "all");
+    // Beside the binaries of this build, so that it is built only once.
+    let built = Path::new(BINARY).parent().unwrap().join("clients");
+    if let Err(reason) = script("build.sh", &[&built.display().to_string(), if all { "all" } else { "some" }]) {
+        return tools::skipped("the clients of the proxy", &reason);
+    }
+    let kernel = results::kernel();
+    let (mut lines, mut wrong) = (Vec::new(), Vec::new());
+    for client in client::all().into_iter().filter(|client| all || client.always) {
+        let root = match client.root() {
+            Ok(root) => root,
+            Err(reason) => {
+                tools::skipped(&client.name, &reason);
+                continue;
+            }
+        };
+        let world = World::new(Hooks::Ours);
+        match client.run(&world, &root, &built) {
+            Ok(version) => lines.push(Line::of(&client, &version, &kernel)),
+            Err(said) => wrong.push(format!("{} ({}): {said}", client.name, client.does)),
+        }
+        world.lab.residue();
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    assert!(!lines.is_empty(), "no client ran");
+    let mut results = Results::read();
+    if std::env::var_os("BLESS").is_some() {
+        results.replace(&lines);
+        results.write();
+    }
+    let missing: Vec<_> = lines.iter().filter(|line| !results.has(line)).collect();
+    assert!(missing.is_empty(), "results.tsv lacks these, BLESS=1 writes it: {missing:#?}");
+}
+
+#[test]
+fn the_table_of_the_documentation_is_that_of_the_results() {
+    let results = Results::read();
+    if std::env::var_os("BLESS").is_some() {
+        results.write();
+    }
+    assert_eq!(results::documented(), results.table(), "run the test with BLESS=1");
+}
+
+#[test]
+fn a_client_that_fails_is_noticed() {
+    // The container asks for nothing, so that the proxy passes no call on.
+    let client = client::all().into_iter().find(|client| client.always && client.fails.is_none()).unwrap();
+    let built = Path::new(BINARY).parent().unwrap().join("clients");
+    let Ok(root) = script("build.sh", &[&built.display().to_string(), "some"]).and_then(|_| client.root()) else { return };
+    let world = World::new(Hooks::Ours);
+    let unasked = Client { delegate: [("delegate".to_owned(), "maps".to_owned())].into(), ..client };
+    let said = unasked.run(&world, &root, &built).unwrap_err();
+    assert!(said.contains("expected"), "{said}");
+    world.lab.residue();
+}
