@@ -87,9 +87,13 @@ fn files(export: &Export, id: &ContainerId) -> Vec<ProxyProcess> {
     found
 }
 
+/// How long before the container's init a process may have been started, in clock ticks (USER_HZ): crun connects before
+/// it makes the init, and has ten seconds to pass the listener.
+const EARLIER: u64 = 11 * 100;
+
 /// Whether a process was started for this container, and not for an earlier one with the same id.
 fn is_of(process: &ProxyProcess, container: &ContainerOwner) -> bool {
-    container.init.is_none_or(|init| process.process.start_time >= init.start_time)
+    container.init.is_none_or(|init| process.process.start_time.saturating_add(EARLIER) >= init.start_time)
 }
 
 fn is_lost(process: &ProxyProcess) -> bool {
