@@ -6,6 +6,8 @@
 mod fake;
 #[path = "lifecycle/by_hand.rs"]
 mod manual;
+#[path = "lifecycle/policed.rs"]
+mod policed;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

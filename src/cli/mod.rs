@@ -7,6 +7,7 @@
 pub mod image;
 pub mod init;
 pub mod nri;
+pub mod police;
 pub mod proxy;
 pub mod service;
 pub mod watch;
@@ -87,6 +88,9 @@ pub enum Command {
     Proxy(proxy::ProxyCommand),
     /// Write the first policy of this host
     Init(init::InitArgs),
+    /// Police the bpf(2) calls of containers: record what a workload does
+    #[command(subcommand)]
+    Police(police::PoliceCommand),
     /// Check policy files, or show what they would allow
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -136,6 +140,9 @@ pub struct HookArgs {
     /// Passed by the NRI plugin for a pod with a BPF token: check `this` container or `every` one
     #[arg(long, value_name = "WHOSE", value_parser = pod_check)]
     pub pod_check: Option<PodCheck>,
+    /// Passed by the NRI plugin and by `install --police`: also police a container that requests nothing
+    #[arg(long)]
+    pub police: bool,
     /// `--root`, if the fast path parsed it.
     #[arg(skip)]
     pub root: Option<PathBuf>,
@@ -504,6 +511,9 @@ pub struct InstallTargets {
     /// Proxy.
     #[command(flatten)]
     pub proxy: proxy::ProxyTarget,
+    /// Policing.
+    #[command(flatten)]
+    pub police: police::PoliceTarget,
     /// NRI plugin.
     #[command(flatten)]
     pub nri: nri::NriTarget,
@@ -550,6 +560,7 @@ impl InstallTargets {
             containerd: ContainerdTargets::default(),
             service: service::ServiceTarget::default(),
             proxy: proxy::ProxyTarget::default(),
+            police: police::PoliceTarget::default(),
             nri: nri::NriTarget::default(),
             metrics: watch::MetricsTarget::default(),
             no_timer: false,
@@ -588,7 +599,8 @@ pub struct UninstallArgs {
     pub targets: InstallTargets,
 }
 
-/// Parses `hook STAGE [--engine ENGINE] [--label KEY=VALUE …] [--pod-check WHOSE] [--root DIR]` without clap; `args`
+/// Parses `hook STAGE [--engine ENGINE] [--label KEY=VALUE …] [--pod-check WHOSE] [--police] [--root DIR]` without
+/// clap; `args`
 /// are the arguments after the program's name.
 ///
 /// Returns None for anything else, however small the difference: clap then decides, and explains the error.
@@ -598,8 +610,12 @@ pub fn hook_fast_path<S: AsRef<OsStr>>(args: &[S]) -> Option<HookArgs> {
         return None;
     }
     let stage = HookStage::from_word(words.next()?.to_str()?)?;
-    let mut hook = HookArgs { stage, engine: None, labels: Vec::new(), pod_check: None, root: None };
+    let mut hook = HookArgs { stage, engine: None, labels: Vec::new(), pod_check: None, police: false, root: None };
     while let Some(word) = words.next() {
+        if word == "--police" {
+            hook.police = true;
+            continue;
+        }
         let value = words.next()?;
         match word.to_str()? {
             "--engine" if hook.engine.is_none() => hook.engine = Some(engine(value.to_str()?).ok()?),

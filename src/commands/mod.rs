@@ -7,6 +7,7 @@ pub mod image;
 pub mod list;
 pub mod load_and_attach;
 pub mod manual;
+pub mod police;
 pub mod policy;
 pub mod records;
 pub mod request_child;

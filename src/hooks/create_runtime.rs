@@ -36,6 +36,8 @@ pub struct PluginFacts {
     pub labels: Vec<(String, String)>,
     /// Which containers of its pod have their capabilities checked.
     pub pod_check: Option<PodCheck>,
+    /// Whether this run is for containers that request nothing, because their rule may police them.
+    pub police: bool,
 }
 
 /// Runs at createRuntime: gives the container what it requests, or reports why not.
@@ -48,7 +50,7 @@ pub fn run(paths: &Paths, engine: Option<Engine>, told: PluginFacts) -> ExitCode
         Ok(state) => state,
         Err(sentence) => return report.refused(None, &sentence, BAD_INPUT),
     };
-    if !asks(state.annotations.keys()) && told.pod_check.is_none() {
+    if !asks(state.annotations.keys()) && told.pod_check.is_none() && !told.police {
         return ExitCode::SUCCESS;
     }
     let id = state.id.to_string();
@@ -80,7 +82,8 @@ fn start(
     container.labels = told.labels.into_iter().collect();
     container.pod_check = told.pod_check;
     container.check_pod().map_err(|error| StageFailure { reason: Reason::Policy, ..StageFailure::from(error) })?;
-    if !container.asks() {
+    let concerned = if told.police { may_police(paths, &container)? } else { container.asks() };
+    if !concerned {
         return Ok(Outcome::Done);
     }
     if container.needs_podman_names() {
@@ -95,7 +98,7 @@ fn start(
     let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
 
-    let prepared = prepare(paths, &container).and_then(|prepared| {
+    let prepared = prepare(paths, &container, told.police).and_then(|prepared| {
         if prepared.is_some() {
             mounts::ensure_bpffs(&fs)?;
         }
@@ -128,7 +131,7 @@ fn start(
         report.note(Some(container.id.as_str()), &warning);
     }
     match acquired {
-        Acquired::Done(_) | Acquired::Already(_) => Ok(Outcome::Done),
+        Acquired::Done(_) | Acquired::Already(_) | Acquired::Nothing => Ok(Outcome::Done),
         Acquired::Without(cause) => {
             export::count(metrics_table::refusal(cause.class()), 1);
             report.warned(Some(container.id.as_str()), &format!("starts without its programs: {}", chain(&cause)));
@@ -137,11 +140,26 @@ fn start(
     }
 }
 
+/// Whether the policy may police a container without a request.
+fn may_police(paths: &Paths, container: &Container) -> Result<bool, StageFailure> {
+    let loaded = policy_files::load_without_signers(paths).map_err(|e| StageFailure::bad_input(&e))?;
+    Ok(loaded.policy.may_police(&container.facts(pid::own_uid())))
+}
+
 /// Parses the container's request, the policy and the registry configuration; None if the request does not apply to
 /// this container.
-fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, LoadedPolicy, RegistryConfig)>, StageFailure> {
+fn prepare(
+    paths: &Paths,
+    container: &Container,
+    police: bool,
+) -> Result<Option<(Request, LoadedPolicy, RegistryConfig)>, StageFailure> {
     let request = container.request().map_err(|e| StageFailure::bad_input(&e))?;
-    let Some(request) = request else { return Ok(None) };
+    let request = match (request, police) {
+        (Some(request), false) => request,
+        (None, true) => Request::nothing(),
+        // Without `--police` the hook runs also for this container, does all of this, and polices it.
+        (Some(_), true) | (None, false) => return Ok(None),
+    };
     let bad = |e: &(dyn std::error::Error + 'static)| StageFailure::bad_input(e);
     if request.references().is_empty() {
         let policy = policy_files::load_without_signers(paths).map_err(|e| bad(&e))?;

@@ -9,6 +9,7 @@ use crate::kernel::user_elf::UserElfError;
 use crate::kernel::verifier::VerifierLog;
 use crate::model::attach_point::ProgramKind;
 use crate::model::ids::PinName;
+use crate::model::police::CountError;
 use crate::sys::{Errno, SysError};
 
 /// The error of this layer. Messages name the object in question; the kernel's errno is the source.
@@ -176,6 +177,15 @@ pub enum KernelError {
         /// The result of the probe.
         why: String,
     },
+    /// A rule lists functions, and the kernel does not show the instructions of programs.
+    #[error(
+        "judge programs by the functions that they call: this kernel has no LSM hook bpf_prog_load (Linux 6.9); remove helpers and \
+         kfuncs from the rule's police"
+    )]
+    NoLoadHook,
+    /// The counters of a policed container were written by another version.
+    #[error(transparent)]
+    Counters(#[from] CountError),
     /// The kernel refused to attach a program.
     #[error("attach {kind} {program} to {place}{}", hint(why))]
     Attach {

@@ -28,6 +28,7 @@ mod map;
 mod object;
 mod object_error;
 pub mod pins;
+pub mod police;
 mod requirements;
 mod review;
 mod section;
@@ -69,6 +70,7 @@ use crate::model::attach_point::XdpMode;
 use crate::model::ids::{OwnerNo, PinName};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{PlannedLink, PlannedObject};
+use crate::model::police::{CountedCall, Police};
 use crate::model::record::LinkRecord;
 
 /// Kernel ids of the loaded objects, in the order of the plan.
@@ -136,6 +138,13 @@ pub trait Kernel {
     /// The kernel's information about a pinned program; None without such a pin. No side effects.
     fn program(&self, directory: &Path, pin: &PinName) -> Result<Option<Inspected<ProgramInfo>>, KernelError>;
 
+    /// Polices a container's bpf(2) calls: pins the counters under `directory`, an existing directory of our bpffs, and
+    /// attaches the programs to its cgroup. They stay there until the cgroup is removed.
+    fn police(&self, directory: &Path, police: &Police, cgroup: BorrowedFd<'_>) -> Result<(), KernelError>;
+
+    /// What the counters under `directory` say; None without counters. No side effects.
+    fn policed_calls(&self, directory: &Path) -> Result<Option<Vec<CountedCall>>, KernelError>;
+
     /// The owners that have a directory below `fs`, our bpffs; empty if it is not mounted.
     fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError>;
 }
@@ -197,6 +206,14 @@ impl Kernel for LinuxKernel {
 
     fn program(&self, directory: &Path, pin: &PinName) -> Result<Option<Inspected<ProgramInfo>>, KernelError> {
         inspect::program(directory, pin)
+    }
+
+    fn police(&self, directory: &Path, police: &Police, cgroup: BorrowedFd<'_>) -> Result<(), KernelError> {
+        police::attach(directory, police, cgroup)
+    }
+
+    fn policed_calls(&self, directory: &Path) -> Result<Option<Vec<CountedCall>>, KernelError> {
+        police::pinned_calls(directory)
     }
 
     fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError> {

@@ -23,6 +23,7 @@ use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
 use crate::model::metrics_table;
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan, PlanError};
+use crate::model::police::{Police, PoliceRecord};
 use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
 use crate::model::proxy::ProxyRecord;
 use crate::model::proxy::profile;
@@ -46,6 +47,8 @@ pub enum Acquired {
     Done(OwnerNo),
     /// It was already set up: createRuntime ran a second time for the same init and request.
     Already(OwnerNo),
+    /// The container requests nothing, and its rule does not police it.
+    Nothing,
     /// It failed, nothing is left, and the request and the policy let the container start without it.
     Without(Cause),
 }
@@ -81,19 +84,42 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let userns = self.host.has_user_namespace(&init);
         let who = ContainerFacts { userns, ..container.facts(self.host.runtime_user()) };
         let policy = &start.policy.policy;
-        let acquired = admit(policy, &who, start.request)
+        let is_policed = policy.container_rule(&who).is_some_and(|rule| rule.police.is_some());
+        if start.request.is_empty() && !is_policed {
+            return Ok(Acquired::Nothing);
+        }
+        match self.acquire_as(images, start, &who, &mut init) {
+            Err(cause)
+                if cause.leaves_nothing()
+                    && !cause.is_about_policing()
+                    && on_failure(policy, &who, start.request) == OnFailure::Continue =>
+            {
+                if is_policed {
+                    // Without its programs it is policed all the same.
+                    let nothing = Request::nothing();
+                    self.acquire_as(images, Start { request: &nothing, ..start }, &who, &mut init)?;
+                }
+                Ok(Acquired::Without(cause))
+            }
+            result => result,
+        }
+    }
+
+    fn acquire_as(
+        &self,
+        images: &impl Images,
+        start: Start<'_>,
+        who: &ContainerFacts,
+        init: &mut H::Init,
+    ) -> Result<Acquired, Cause> {
+        let container = start.container;
+        admit(&start.policy.policy, who, start.request)
             .and_then(|admission| {
                 admission.check_token_reach(|| token_reach(self.kernel, start.token_reach), ReachGuard::Absent)?;
                 Ok(admission)
             })
             .map_err(|refusal| self.refuse(container, refusal.into()))
-            .and_then(|admission| self.acquire_admitted(images, start, &admission, &mut init));
-        match acquired {
-            Err(cause) if cause.leaves_nothing() && on_failure(policy, &who, start.request) == OnFailure::Continue => {
-                Ok(Acquired::Without(cause))
-            }
-            result => result,
-        }
+            .and_then(|admission| self.acquire_admitted(images, start, &admission, init))
     }
 
     fn acquire_admitted(
@@ -124,6 +150,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             },
             bpffs: (plan.bpffs.as_ref()).map(|bpffs| BpffsRecord { path: bpffs.path.clone(), delegation: bpffs.delegation }),
             proxy: admission.proxy.clone().map(|grant| ProxyRecord { grant, network: facts.netns_cookie, objects: Vec::new() }),
+            police: admission.rule.police.as_ref().map(|police| PoliceRecord { mode: police.mode, refused: Vec::new() }),
             ..self.container_owner(container)
         }));
         fill(&mut record, &plan.container);
@@ -133,7 +160,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Err(cause) => return Err(self.refuse(container, cause)),
         };
         let started = Instant::now();
-        let built = self.build(init, container, &mut record, netns, &plan);
+        let built = self.build(init, container, &mut record, netns, &plan, admission.rule.police.as_ref());
         took(metrics_table::Phase::Build, started, built.is_ok());
         if let Err(cause) = built {
             record.verifier_log = cause.verifier_log().map(str::to_owned);
@@ -166,10 +193,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 ProgramsRequest::Listed(entries) => entries.iter().any(|entry| user_probe(entry.attach.kind())),
             };
         let userns = admission.delegation.is_some();
-        let cgroup = programs || cgroup_mounts || proxied.reaches_cgroups();
+        let is_policed = admission.rule.police.is_some();
+        let cgroup = programs || cgroup_mounts || proxied.reaches_cgroups() || is_policed;
         let interfaces = programs || proxied.reaches_netns();
         let need = NeededFacts { network, interfaces, userns, cgroup, cgroup_mounts, root };
         let facts = self.host.facts(init, container, need)?;
+        if let (true, Some(why)) = (is_policed, plan::no_own_cgroup(&facts)) {
+            return Err(PlanError::PoliceCgroup { why }.into());
+        }
         let mut objects = Vec::new();
         let in_use = || self.images_in_use();
         for (reference, rules) in &admission.images {
@@ -273,6 +304,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         record: &mut OwnerRecord,
         netns: Option<OwnerRecord>,
         plan: &Plan,
+        police: Option<&Police>,
     ) -> Result<(), Cause> {
         if let (Some(mut netns), Some(wanted)) = (netns, &plan.netns) {
             self.apply(init, &mut netns, wanted)?;
@@ -284,6 +316,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             self.check_deadline()?;
             // Last, because it cannot be undone from outside the container: the kernel removes it with the container.
             self.host.mount_bpffs(init, container, &self.fs.join(record.no.directory()), bpffs)?;
+        }
+        if let Some(police) = police {
+            // After the last step that can let the container start without its programs: a container that is not policed
+            // does not start.
+            self.police(init, record, police, own.objects.is_empty())?;
         }
         self.complete(record, plan.keeper)?;
         // A poststop that ran before this point found this process at work and left the cleanup to it; from here on it

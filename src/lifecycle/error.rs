@@ -32,6 +32,9 @@ pub enum Cause {
     /// The image could not be fetched or verified.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The container's bpf(2) calls cannot be policed.
+    #[error("police the container's bpf(2) calls")]
+    Police(#[source] KernelError),
     /// The kernel refused an operation.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -137,6 +140,11 @@ impl Cause {
         !matches!(self, Self::Store(_) | Self::RecordGone { .. })
     }
 
+    /// True if the container's rule polices it, and that failed: it must not start, whatever the request says.
+    pub fn is_about_policing(&self) -> bool {
+        matches!(self, Self::Police(_) | Self::Plan(PlanError::PoliceCgroup { .. }))
+    }
+
     /// The class of the cause, as metrics count it.
     pub fn class(&self) -> Reason {
         match self {
@@ -146,7 +154,7 @@ impl Cause {
             Self::Image(error) if error.is_about_signatures() => Reason::Signature,
             Self::Image(_) => Reason::Image,
             Self::Kernel(error) if error.verifier_log().is_some() => Reason::Verifier,
-            Self::Kernel(_) | Self::Leftovers(_) | Self::NetnsLeft { .. } => Reason::Kernel,
+            Self::Kernel(_) | Self::Police(_) | Self::Leftovers(_) | Self::NetnsLeft { .. } => Reason::Kernel,
             Self::Host(_) => Reason::Host,
             Self::Store(_) | Self::RecordGone { .. } => Reason::Store,
             Self::IdTaken { .. } | Self::Busy { .. } | Self::NetnsTaken { .. } => Reason::Busy,
@@ -157,7 +165,7 @@ impl Cause {
     /// The end of the verifier's log, in lines, if the verifier refused a program.
     pub fn verifier_log(&self) -> Option<&str> {
         match self {
-            Self::Kernel(error) => error.verifier_log(),
+            Self::Kernel(error) | Self::Police(error) => error.verifier_log(),
             _ => None,
         }
     }

@@ -14,6 +14,7 @@ pub mod manual;
 pub mod missed;
 mod pod_maps;
 pub mod podman_names;
+mod police;
 pub mod policy_files;
 pub mod proxy;
 pub mod proxy_processes;

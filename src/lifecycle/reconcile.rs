@@ -107,7 +107,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                         seen.insert(record.no);
                         match self.release_or_report(&record, mode)? {
                             Some(found) => findings.push(found),
-                            None => stays(&record),
+                            None => {
+                                if mode == GcMode::Release {
+                                    self.note_refused_calls(&record);
+                                }
+                                stays(&record);
+                            }
                         }
                     }
                     Err(error @ StoreError::Record { .. }) => damaged.push(error),

@@ -89,6 +89,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     /// [`release`](Self::release), with what releases the owner, for the event.
     pub(super) fn release_by(&self, observed: &OwnerRecord, by: ReleasedBy) -> Result<Released, Cause> {
+        self.note_refused_calls(observed);
         let me = self.actor();
         if matches!(observed.phase, Phase::Pending | Phase::Releasing)
             && observed.actor.process != me.process
@@ -276,7 +277,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             return Ok(());
         }
         let Owner::Container(container) = &record.owner else { return Ok(()) };
-        let container = ContainerOwner { bpffs: None, holds: Vec::new(), ..container.clone() };
+        let container = ContainerOwner { bpffs: None, police: None, holds: Vec::new(), ..container.clone() };
         let failed = OwnerRecord {
             changed: self.host.now(),
             images: record.images.clone(),

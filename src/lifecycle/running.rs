@@ -117,11 +117,8 @@ fn hold(container: &RunningContainer) -> Result<Process, RunningError> {
 /// If its init has ended, if its bundle cannot be read, or if a process outside of its pid namespace is in its user
 /// namespace.
 pub fn container(running: &RunningContainer) -> Result<Container, RunningError> {
+    let container = described_container(running)?;
     let process = hold(running)?;
-    let bundle = running.bundle.clone().ok_or_else(|| RunningError::NoBundle(running.id.clone()))?;
-    let path = bundle.join("config.json");
-    let config = fs::read_to_string(&path).map_err(|error| RunningError::Config(path, error))?;
-    let container = described(running.id.parse()?, process.pid(), bundle, &config, None)?;
     let namespaces = process.namespaces()?;
     // Without a user namespace of its own, the plan refuses it with the reason.
     if namespaces.user != pid::own_namespaces()?.user
@@ -130,6 +127,18 @@ pub fn container(running: &RunningContainer) -> Result<Container, RunningError> 
         return Err(RunningError::SharedUserNamespace { id: running.id.clone(), other });
     }
     Ok(container)
+}
+
+/// A running container by its init and its config.json, whoever shares its user namespace.
+///
+/// # Errors
+/// If its init has ended, or if its bundle cannot be read.
+pub fn described_container(running: &RunningContainer) -> Result<Container, RunningError> {
+    let process = hold(running)?;
+    let bundle = running.bundle.clone().ok_or_else(|| RunningError::NoBundle(running.id.clone()))?;
+    let path = bundle.join("config.json");
+    let config = fs::read_to_string(&path).map_err(|error| RunningError::Config(path, error))?;
+    described(running.id.parse()?, process.pid(), bundle, &config, None)
 }
 
 /// A process that is in no container, as if it were the init of one with this id. Its rights are what the user namespace

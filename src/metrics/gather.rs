@@ -161,6 +161,7 @@ impl GatheredMetrics {
         self.counters(&mut page);
         self.sums(&mut page);
         self.owners(&mut page);
+        self.policed(&mut page);
         self.programs(&mut page);
         self.links(&mut page);
         page.finish()
@@ -290,6 +291,27 @@ impl GatheredMetrics {
         page.family("image_programs", FamilyKind::Gauge, "Loaded programs of an image.");
         for ((reference, digest), count) in images.iter().take(DETAILED) {
             page.sample(&[("image", reference), ("digest", digest)], count);
+        }
+    }
+
+    fn policed(&self, page: &mut Page) {
+        page.family("policed_calls", FamilyKind::Counter, "bpf(2) calls of a policed container that were not allowed.");
+        let policed = self.owner_files.iter().filter_map(|owner_file| Some((owner_file, owner_file.police.as_ref()?)));
+        let calls = policed.flat_map(|(owner_file, police)| police.refused.iter().map(move |call| (owner_file, police, call)));
+        for (owner_file, police, call) in calls.take(DETAILED) {
+            page.sample(
+                &[
+                    ("owner", &owner_file.no.to_string()),
+                    ("id", &owner_file.id),
+                    ("namespace", &owner_file.namespace),
+                    ("pod", &owner_file.pod),
+                    ("container", &owner_file.container),
+                    ("mode", &police.mode.to_string()),
+                    ("set", call.set.word()),
+                    ("name", &call.name),
+                ],
+                call.refused,
+            );
         }
     }
 

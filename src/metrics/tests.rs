@@ -36,6 +36,7 @@ fn owner_file(no: u64) -> PublicOwner {
             image: 0,
         }],
         links: vec![PublicLink { id: 4, program: u32::MAX - 1, kind: word("xdp") }],
+        police: None,
     }
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::ids::{ContainerId, OwnerNo};
 use crate::model::metrics_table::EventKind;
+use crate::model::police::PoliceMode;
 use crate::model::proxy::{ListenerOf, ProxyProcess};
 use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord, Workload};
 
@@ -55,7 +56,7 @@ pub struct Event {
     /// Its digest; for a program of a workload, that of its instructions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// The reason for a refusal.
+    /// The reason for a refusal; of a policed container, what was refused and how often.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// `workload` if the container's workload did it, through the proxy of bpf(2).
@@ -167,9 +168,31 @@ pub fn between(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>, acquir
             let kind = if record.owner.is_missed() { EventKind::Missed } else { EventKind::Refused };
             vec![Event { reason, ..Event::of(kind, record) }]
         }
+        (Some(before), Some(record)) if record.phase == Phase::Ready => policed(before, record),
         (Some(record), None) if acquired => vec![Event::of(gone, record)],
         _ => Vec::new(),
     }
+}
+
+/// One event for each value of which more uses were refused than before.
+fn policed(before: &OwnerRecord, after: &OwnerRecord) -> Vec<Event> {
+    let of = |record: &OwnerRecord| record.owner.container().and_then(|container| container.police.clone());
+    let Some(police) = of(after) else { return Vec::new() };
+    let known = of(before).map(|police| police.refused).unwrap_or_default();
+    let mut events = Vec::new();
+    for call in police.refused {
+        let counted = known.iter().find(|known| known.set == call.set && known.name == call.name);
+        let more = call.refused.saturating_sub(counted.map_or(0, |known| known.refused));
+        if more > 0 {
+            let refused = match police.mode {
+                PoliceMode::Warn => "would be refused",
+                PoliceMode::Enforce => "refused",
+            };
+            let reason = format!("{} {}: {refused}, {more} times", call.set.noun(), call.name);
+            events.push(Event { reason: Some(reason), ..Event::of(EventKind::Policed, after) });
+        }
+    }
+    events
 }
 
 /// The events for loads without a container: loaded, attached, detached, unloaded.
@@ -240,6 +263,38 @@ mod tests {
             assert!(told.iter().all(|event| event.container.as_deref() == Some("web")));
         }
         assert_eq!(between(None, Some(&failed), false, request)[0].reason.as_deref(), Some("no such thing"));
+    }
+
+    #[test]
+    fn refused_calls_of_a_policed_container_are_events() {
+        let of = |police: &str| {
+            let container = format!(
+                r#"{{"kind":"container","id":"web","bundle":"/b","runtime_user":0,"engine":"oci","init":null,"request":null,
+                "workload":{{"namespace":"shop","pod":null,"container":null}},"cgroup":null,"bpffs":null,"police":{police},"holds":[]}}"#
+            );
+            record(&container, "ready", "")
+        };
+        let call = |set: &str, name: &str, refused: u64| {
+            format!(r#"{{"set":"{set}","name":"{name}","seen":{refused},"refused":{refused}}}"#)
+        };
+        let mode = |mode: &str, calls: &[String]| of(&format!(r#"{{"mode":"{mode}","refused":[{}]}}"#, calls.join(",")));
+        let (xdp, more) = (call("progs", "xdp", 2), call("progs", "xdp", 5));
+        let clean = mode("enforce", &[]);
+        for (before, after, expected) in [
+            (&clean, mode("enforce", &[]), vec![]),
+            (&clean, mode("enforce", &[xdp.clone()]), vec!["program type xdp: refused, 2 times"]),
+            (&mode("enforce", &[xdp.clone()]), mode("enforce", &[xdp.clone()]), vec![]),
+            (
+                &mode("warn", &[xdp]),
+                mode("warn", &[call("cmds", "60", 1), more]),
+                vec!["bpf command 60: would be refused, 1 times", "program type xdp: would be refused, 3 times"],
+            ),
+        ] {
+            let told = between(Some(before), Some(&after), true, ReleasedBy::Request);
+            let reasons: Vec<_> = told.iter().map(|event| event.reason.as_deref().unwrap_or_default()).collect();
+            assert_eq!(reasons, expected);
+            assert!(told.iter().all(|event| event.what == "policed" && event.container.as_deref() == Some("web")));
+        }
     }
 
     #[test]

@@ -226,10 +226,15 @@ impl PinName {
         Self(format!("link_{n}"))
     }
 
+    /// The pin of one of the maps with the counters of a policed container.
+    pub fn police(n: usize) -> Self {
+        Self(format!("police_{n}"))
+    }
+
     /// Parses a file name; None if it is not such a pin.
     pub fn from_file_name(name: &str) -> Option<Self> {
         let (kind, digits) = name.split_once('_')?;
-        let ours = matches!(kind, "prog" | "map" | "link") && number(digits).is_some();
+        let ours = matches!(kind, "prog" | "map" | "link" | "police") && number(digits).is_some();
         ours.then(|| Self(name.to_owned()))
     }
 
@@ -278,6 +283,7 @@ mod tests {
     fn file_names_round_trip() {
         assert_eq!(OwnerNo::from_directory(&OwnerNo(7).directory()), Some(OwnerNo(7)));
         assert_eq!(PinName::from_file_name("link_3"), Some(PinName::link(3)));
+        assert_eq!(PinName::from_file_name("police_1"), Some(PinName::police(1)));
         assert_eq!(PinName::from_file_name(PinName::map(0).as_str()), Some(PinName::map(0)));
         for bad in ["owner_", "owner_07", "owner_+7", "owner_x", "7", "owner_18446744073709551616"] {
             assert_eq!(OwnerNo::from_directory(bad), None, "{bad}");

@@ -81,6 +81,8 @@ words! {
         Refused = "refused",
         /// A container was found that had been started without bpfman-hook.
         Missed = "missed",
+        /// Calls of a policed container were not allowed.
+        Policed = "policed",
         /// A program was loaded without a container.
         Loaded = "loaded",
         /// A link was created without a container.

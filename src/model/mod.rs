@@ -25,6 +25,7 @@ pub mod missed;
 pub mod object;
 pub mod plan;
 pub mod podman;
+pub mod police;
 pub mod policy;
 pub mod proxy;
 pub mod public_owner;

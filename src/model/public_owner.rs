@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::attach_point::Scope;
+use crate::model::police::PoliceRecord;
 use crate::model::proxy::ProxyRecord;
 use crate::model::proxy::usage::UsedKind;
 use crate::model::record::{OwnerRecord, Workload};
@@ -40,6 +41,9 @@ pub struct PublicOwner {
     pub programs: Vec<PublicProgram>,
     /// The links.
     pub links: Vec<PublicLink>,
+    /// How it is policed, and the calls that were not allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub police: Option<PoliceRecord>,
 }
 
 /// Numbers of objects that a workload loaded.
@@ -146,6 +150,7 @@ impl PublicOwner {
                 .collect(),
             programs: programs.collect(),
             links: links.collect(),
+            police: record.owner.container().and_then(|container| container.police.clone()),
         }
     }
 }

@@ -143,26 +143,38 @@ pub fn adjust(
 ) -> Result<Option<ContainerAdjustment>, AdjustmentRefusal> {
     let (pod, container) = (&*request.pod, &*request.container);
     let annotations = ours(pod, Some(container));
-    if has_our_hook(container, invocation) || annotations.is_empty() && check.is_none() {
+    let facts = facts(pod, Some(&container.name), Some(container), engine);
+    // A policy that cannot be read polices nothing; the plugin reports that.
+    let polices = policy.is_ok_and(|policy| policy.may_police(&facts));
+    if has_our_hook(container, invocation) && !(annotations.is_empty() && polices)
+        || annotations.is_empty() && check.is_none() && !polices
+    {
         return Ok(None);
     }
-    let hook = |stage: crate::cli::HookStage, labels: &[String]| Hook {
+    let hook = |stage: crate::cli::HookStage, labels: &[String], police: bool| Hook {
         path: invocation.binary.to_string_lossy().into_owned(),
-        args: arguments(stage, engine, labels, check, invocation),
+        args: arguments(stage, engine, labels, check, police, invocation),
         timeout: Some(OptionalInt { value: hook_files::TIMEOUT.cast_signed(), ..Default::default() }).into(),
         ..Default::default()
     };
+    // In the hook's arguments, because an annotation could be forged; and only labels that a rule uses, because there
+    // may be many.
+    let told: Vec<String> = match policy.map(Policy::label_keys).unwrap_or_default() {
+        keys if keys.is_empty() => Vec::new(),
+        keys => facts.labels.iter().filter(|(key, _)| keys.contains(key.as_str())).map(|(k, v)| format!("{k}={v}")).collect(),
+    };
     let asked = match Request::parse(&annotations, Some(&container.name)) {
         Ok(Some(asked)) if !asked.is_empty() => asked,
-        Ok(_) if check.is_none() => return Ok(None),
+        Ok(_) if check.is_none() && !polices => return Ok(None),
         Ok(_) => {
-            let hooks = Hooks { create_runtime: vec![hook(crate::cli::HookStage::CreateRuntime, &[])], ..Default::default() };
+            let poststop = polices.then(|| hook(crate::cli::HookStage::Poststop, &[], false)).into_iter().collect();
+            let create_runtime = vec![hook(crate::cli::HookStage::CreateRuntime, if polices { &told } else { &[] }, polices)];
+            let hooks = Hooks { create_runtime, poststop, ..Default::default() };
             return Ok(Some(ContainerAdjustment { hooks: Some(hooks).into(), ..Default::default() }));
         }
         Err(error) => return Err(AdjustmentRefusal { reason: Reason::Input, sentence: chain(&error) }),
     };
     let policy = policy.map_err(|sentence| AdjustmentRefusal { reason: Reason::Input, sentence: sentence.to_owned() })?;
-    let facts = facts(pod, Some(&container.name), Some(container), engine);
     // If this kernel's token reach is not known yet, the hook probes it; there is no time for that here.
     let kept = || token_reach::kept(&invocation.paths().token_reach());
     let judged = admit(policy, &facts, &asked).and_then(|admission| {
@@ -178,15 +190,9 @@ pub fn adjust(
     {
         return Err(AdjustmentRefusal { reason: Reason::Policy, sentence: chain(&refusal) });
     }
-    // In the hook's arguments, because an annotation could be forged; and only labels that a rule uses, because there
-    // may be many.
-    let told: Vec<String> = match policy.label_keys() {
-        keys if keys.is_empty() => Vec::new(),
-        keys => facts.labels.iter().filter(|(key, _)| keys.contains(key.as_str())).map(|(k, v)| format!("{k}={v}")).collect(),
-    };
     let hooks = Hooks {
-        create_runtime: vec![hook(crate::cli::HookStage::CreateRuntime, &told)],
-        poststop: vec![hook(crate::cli::HookStage::Poststop, &told)],
+        create_runtime: vec![hook(crate::cli::HookStage::CreateRuntime, &told, false)],
+        poststop: vec![hook(crate::cli::HookStage::Poststop, &told, false)],
         ..Default::default()
     };
     let mut annotations: HashMap<_, _> = annotations.into_iter().filter(|(key, _)| speaks_to(key, &container.name)).collect();
@@ -211,12 +217,14 @@ fn arguments(
     engine: Engine,
     labels: &[String],
     check: Option<PodCheck>,
+    police: bool,
     invocation: &Invocation,
 ) -> Vec<String> {
     let mut args = vec!["bpfman-hook", "hook", stage.word(), "--engine", engine.word()];
     if stage == crate::cli::HookStage::CreateRuntime {
         args.extend(labels.iter().flat_map(|label| ["--label", label]));
         args.extend(check.iter().flat_map(|check| ["--pod-check", check.word()]));
+        args.extend(police.then_some("--police"));
     }
     let root = invocation.root.as_ref().map(|root| root.to_string_lossy());
     args.extend(root.iter().flat_map(|root| ["--root", root]));
@@ -378,6 +386,43 @@ mod tests {
             assert!(other.annotations.is_empty() && other.hooks.poststop.is_empty());
         }
         assert!(crate::cli::hook_fast_path(&["hook", "createRuntime", "--pod-check", "nobody"]).is_none());
+    }
+
+    #[test]
+    fn a_container_that_a_rule_polices_gets_the_hook_with_or_without_a_request() {
+        let rule = "[[container]]\nmatch = { namespace = \"lab\", labels = { tier = \"edge\" } }\npolice = \"enforce\"\n";
+        let policy =
+            policy(&format!("{rule}programs = [\"xdp\"]\n[[image]]\nrepository = \"registry.example/**\"\nunsigned = true\n"));
+        let adjusted = |request: &CreateContainerRequest, check| {
+            adjust(request, Engine::Containerd, Ok(&policy), check, &invocation()).unwrap()
+        };
+        let mut silent = with(&[], &[]);
+        assert_eq!(adjusted(&silent, None), None, "its pod does not have the label");
+        let labels = || [("tier".to_owned(), "edge".to_owned())].into_iter().collect();
+        silent.pod.mut_or_insert_default().labels = labels();
+        let hooks = adjusted(&silent, None).unwrap().hooks;
+        let args = &hooks.create_runtime[0].args;
+        assert_eq!(args[5..], ["--label", "tier=edge", "--police"]);
+        let parsed = crate::cli::hook_fast_path(&args[1..]).unwrap();
+        assert!(parsed.police && parsed.labels.len() == 1);
+        assert_eq!(hooks.poststop[0].args.len(), 5);
+        let checked = adjusted(&silent, Some(PodCheck::This)).unwrap().hooks;
+        assert_eq!(checked.create_runtime[0].args[5..], ["--label", "tier=edge", "--pod-check", "this", "--police"]);
+        // The strict handler's hook ends at once for a container without a request.
+        let ours = Hook { path: "/usr/local/bin/bpfman-hook".into(), ..Default::default() };
+        let mut hooked = silent.clone();
+        hooked.container.mut_or_insert_default().hooks.mut_or_insert_default().create_runtime.push(ours.clone());
+        assert!(adjusted(&hooked, None).is_some());
+        // With a request, the hook polices without being told.
+        let mut asking = with(&[IMAGE, XDP], &[]);
+        asking.pod.mut_or_insert_default().labels = labels();
+        assert_eq!(adjusted(&asking, None).unwrap().hooks.create_runtime[0].args[5..], ["--label", "tier=edge"]);
+        asking.container.mut_or_insert_default().hooks.mut_or_insert_default().create_runtime.push(ours);
+        assert_eq!(adjusted(&asking, None), None);
+        assert!(
+            adjust(&silent, Engine::Containerd, Err("wrong"), None, &invocation()).unwrap().is_none(),
+            "a policy that cannot be read polices nothing"
+        );
     }
 
     #[test]

@@ -67,6 +67,18 @@ pub fn check(targets: &InstallTargets, root: Option<&Path>) -> Findings {
         let text = hook_files::hook(*stage, &place.invocation(&engines));
         findings.push(exact_file(&format!("hook {}", stage.word()), &place.staged(&hook_files::path(*stage)), &text, &again));
     }
+    for stage in hook_files::POLICED {
+        let path = place.staged(&hook_files::police_path(stage));
+        if targets.police.police || path.exists() {
+            let text = hook_files::police_hook(stage, &place.invocation(&engines));
+            findings.push(exact_file(
+                &format!("police hook {}", stage.word()),
+                &path,
+                &text,
+                "run `bpfman-hook install --police`",
+            ));
+        }
+    }
     for engine in &engines.0 {
         for finding in effective(*engine, place.root()).0 {
             findings.push(finding);

@@ -48,6 +48,14 @@ pub fn path(stage: HookStage) -> PathBuf {
     Path::new(directory).join(file_name(stage))
 }
 
+/// The stages with a hook file for containers without annotations.
+pub const POLICED: [HookStage; 2] = [HookStage::Poststop, HookStage::CreateRuntime];
+
+/// The path of the hook file of a stage for containers without annotations, which the policy may police.
+pub fn police_path(stage: HookStage) -> PathBuf {
+    Path::new(HOOKS_DIR).join(format!("51-bpfman-hook-police-{}.json", stage.word()))
+}
+
 /// The engines that read a hook file. A single engine is passed to the hook as `--engine`; with two, the hook derives
 /// it from the bundle's path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -93,19 +101,29 @@ impl Invocation {
 
 /// A stage's hook file, schema 1.0.0 (oci-hooks(5)).
 pub fn hook(stage: HookStage, invocation: &Invocation) -> String {
+    hook_when(stage, invocation, &[], &format!("\"annotations\": {{ {}: \".*\" }}", quoted(PATTERN)))
+}
+
+/// The hook file of a stage for containers without annotations. It runs for every container.
+pub fn police_hook(stage: HookStage, invocation: &Invocation) -> String {
+    let more: &[&str] = if stage == HookStage::CreateRuntime { &["--police"] } else { &[] };
+    hook_when(stage, invocation, more, "\"always\": true")
+}
+
+fn hook_when(stage: HookStage, invocation: &Invocation, more: &[&str], when: &str) -> String {
     // precreate is only for podman, whichever engines read the other files.
     let engine = if stage == HookStage::Precreate { Some(Engine::Podman) } else { invocation.engines.single() };
     let root = invocation.root.as_ref().map(|root| root.to_string_lossy());
     let mut args = vec!["bpfman-hook", "hook", stage.word()];
     args.extend(engine.into_iter().flat_map(|engine| ["--engine", engine.word()]));
     args.extend(root.iter().flat_map(|root| ["--root", root]));
+    args.extend(more);
     let args: Vec<_> = args.into_iter().map(quoted).collect();
     format!(
         "{{\n  \"version\": \"1.0.0\",\n  \"hook\": {{\n    \"path\": {},\n    \"args\": [{}],\n    \"timeout\": {TIMEOUT}\n  }},\n  \"when\": {{\n    \
-         \"annotations\": {{ {}: \".*\" }}\n  }},\n  \"stages\": [{}]\n}}\n",
+         {when}\n  }},\n  \"stages\": [{}]\n}}\n",
         quoted(&invocation.binary.to_string_lossy()),
         args.join(", "),
-        quoted(PATTERN),
         quoted(stage.word()),
     )
 }

@@ -93,6 +93,12 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
             work.write(&hook_files::path(stage), hook_files::hook(stage, &invocation).as_bytes(), 0o644)?;
         }
     }
+    if targets.police.police && !engines.0.is_empty() {
+        for stage in hook_files::POLICED {
+            let text = hook_files::police_hook(stage, &invocation);
+            work.write(&hook_files::police_path(stage), text.as_bytes(), 0o644)?;
+        }
+    }
     if engines.0.contains(&Engine::Podman) {
         let precreate = hook_files::hook(HookStage::Precreate, &invocation);
         work.write(&hook_files::path(HookStage::Precreate), precreate.as_bytes(), 0o644)?;
@@ -166,6 +172,11 @@ fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer
             work.remove(&path)?;
         } else {
             work.write(&path, hook_files::hook(stage, &place.invocation(&left)).as_bytes(), 0o644)?;
+        }
+    }
+    for path in hook_files::POLICED.map(hook_files::police_path) {
+        if left.0.is_empty() && place.staged(&path).exists() {
+            work.remove(&path)?;
         }
     }
     if still_read && !place.is_staged() && !work.dry_run {

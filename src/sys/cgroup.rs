@@ -79,12 +79,17 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
+    /// Its mounts in our own mount table, the one that shows most first.
+    fn mounts() -> Result<Vec<mounts::MountPoint>, SysError> {
+        let mut found: Vec<_> = mounts::own_mounts()?.into_iter().filter(|mount| mount.kind == "cgroup2").collect();
+        found.sort_by_key(|mount| mount.root.components().count());
+        Ok(found)
+    }
+
     /// Finds it in our own mount table; None if it is not mounted. Of several mounts it takes the one that shows most
     /// of the hierarchy.
     pub fn find() -> Result<Option<Self>, SysError> {
-        let mut found: Vec<_> = mounts::own_mounts()?.into_iter().filter(|mount| mount.kind == "cgroup2").collect();
-        found.sort_by_key(|mount| mount.root.components().count());
-        for mount in found {
+        for mount in Self::mounts()? {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let Ok(fd) = openat(rustix::fs::CWD, &mount.point, flags, Mode::empty()) else { continue };
             // Another mount may cover it.
@@ -94,6 +99,16 @@ impl Hierarchy {
             }
         }
         Ok(None)
+    }
+
+    /// Where it is mounted for this process; None if it is not.
+    pub fn mount_point() -> Result<Option<PathBuf>, SysError> {
+        Ok(Self::mounts()?.into_iter().next().map(|mount| mount.point))
+    }
+
+    /// Opens a cgroup below the mounted one.
+    pub fn open_below(&self, path: &Path) -> Result<OwnedFd, CgroupError> {
+        Ok(fsutil::open_beneath(&self.mount, path, OpenAs::Directory)?)
     }
 
     /// Opens a cgroup's directory by its path in the form of [`CgroupPath`]. The descriptor keeps the cgroup's id

@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod bpffs;
 pub mod caps;
 pub mod cgroup;
+pub mod cgroup_command;
 pub mod child;
 pub mod clock;
 pub mod conmon;

@@ -13,6 +13,7 @@ mod fetch;
 mod helper_process;
 mod host;
 mod objects;
+mod police;
 mod probes;
 #[path = "../support/registry.rs"]
 mod registry;

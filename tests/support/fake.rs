@@ -7,9 +7,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use bpfman_hook::kernel::inspect::{Inspected, ProgramInfo};
 use bpfman_hook::kernel::{AttachedLink, Feature, Kernel, KernelError, LoadedIds, Places, Probed, Support};
@@ -20,6 +22,7 @@ use bpfman_hook::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact, Use
 use bpfman_hook::model::ids::{ContainerId, OwnerNo, Pid, PinName, ProcessIdentity};
 use bpfman_hook::model::object::ObjectFacts;
 use bpfman_hook::model::plan::{PlannedBpffs, PlannedLink, PlannedObject};
+use bpfman_hook::model::police::{CountedCall, Police};
 use bpfman_hook::model::reach::{TokenReach, TypeAnswer};
 use bpfman_hook::model::record::LinkRecord;
 use bpfman_hook::sys::SysError;
@@ -122,12 +125,14 @@ pub struct FakeKernel<'a> {
     pub object: ObjectFacts,
     /// What a token reaches: nothing beyond the container, for every type.
     pub reach: TokenReach,
+    /// What every policed container has done.
+    pub calls: RefCell<Vec<CountedCall>>,
 }
 
 impl<'a> FakeKernel<'a> {
     pub fn new(effects: &'a Effects, object: ObjectFacts) -> Self {
         let types = (1..64).map(|program_type| (program_type, TypeAnswer::Offers(Vec::new()))).collect();
-        Self { effects, object, reach: TokenReach { types, ..TokenReach::default() } }
+        Self { effects, object, reach: TokenReach { types, ..TokenReach::default() }, calls: RefCell::default() }
     }
 
     fn pin(&self, directory: &Path, pin: &PinName) -> Result<u32, KernelError> {
@@ -224,6 +229,14 @@ impl Kernel for FakeKernel<'_> {
             maps: Vec::new(),
         };
         Ok(Some(Inspected { info, memory: Some(4096) }))
+    }
+
+    fn police(&self, directory: &Path, _: &Police, _: BorrowedFd<'_>) -> Result<(), KernelError> {
+        self.pin(directory, &PinName::police(0)).map(drop)
+    }
+
+    fn policed_calls(&self, directory: &Path) -> Result<Option<Vec<CountedCall>>, KernelError> {
+        Ok(PinName::police(0).path(directory).exists().then(|| self.calls.borrow().clone()))
     }
 
     fn directories(&self, below: &Path) -> Result<Vec<OwnerNo>, KernelError> {
@@ -387,7 +400,9 @@ impl Host for FakeHost<'_> {
     }
 
     fn places<'b>(&self, _: &'b ProcessIdentity) -> Places<'b> {
-        Places::default()
+        // A fake kernel attaches nothing, so any directory is a cgroup.
+        static CGROUP: OnceLock<File> = OnceLock::new();
+        Places { cgroup: Some(CGROUP.get_or_init(|| File::open("/").expect("open /")).as_fd()), ..Places::default() }
     }
 
     fn mount_bpffs(&self, _: &ProcessIdentity, _: &Container, _: &Path, _: &PlannedBpffs) -> Result<(), HostError> {

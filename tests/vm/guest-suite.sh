@@ -28,7 +28,7 @@ printf '#!/bin/sh\nexec /host/bpftool/ld-linux-x86-64.so.2 --library-path /host/
 chmod 755 /usr/bin/bpftool
 
 status=0
-./privileged --test-threads=1 --nocapture built_in:: probes:: token_matrix:: token_reach:: tcx_programs classifiers tracing_programs an_xdp_and >/tmp/said 2>&1 || status=$?
+./privileged --test-threads=1 --nocapture built_in:: police:: probes:: token_matrix:: token_reach:: tcx_programs classifiers tracing_programs an_xdp_and >/tmp/said 2>&1 || status=$?
 cat /tmp/said
 [ "$status" = 0 ] || exit "$status"
 ran=$(sed -n 's/^test result: ok. \([0-9]*\) passed.*/\1/p' /tmp/said)

@@ -144,6 +144,7 @@ impl TokenGiver<'_> {
         match self.lifecycle.acquire(&images, start)? {
             Acquired::Done(no) | Acquired::Already(no) => Ok(no),
             Acquired::Without(cause) => Err(cause.into()),
+            Acquired::Nothing => Err(CommandError::new("create a token: nothing is delegated; name presets or lists")),
         }
     }
 

@@ -419,6 +419,21 @@ impl Request {
         })
     }
 
+    /// The request of a container without annotations of ours.
+    pub fn nothing() -> Self {
+        Self {
+            programs: ProgramsRequest::None,
+            programs_scope: KeyScope::Container,
+            globals: Vec::new(),
+            maps: Vec::new(),
+            pull_policy: None,
+            bpffs: BpffsRequest::None,
+            proxy: None,
+            on_failure: OnFailure::default(),
+            perhaps_globals: Vec::new(),
+        }
+    }
+
     /// True if there is nothing to do: only keys that qualify others are set, such as `on-failure` of a pod that
     /// requests nothing else.
     pub fn is_empty(&self) -> bool {

@@ -292,21 +292,25 @@ pub fn foreign_cgroup(facts: &Facts) -> Option<String> {
     if facts.cgroup_ns.shared_with_host {
         return Some("it shares the host's cgroup namespace".to_owned());
     }
-    match facts.cgroup.as_ref() {
-        Some(CgroupFact::Own { .. }) => {}
-        Some(CgroupFact::Root) | None => return Some("it is in the root cgroup".to_owned()),
-        Some(CgroupFact::Elsewhere { path, expected }) => {
-            return Some(format!("it is in cgroup {} and not in {expected}, as its configuration says", path.display()));
-        }
-        Some(CgroupFact::Shared { path, other }) => {
-            return Some(format!(
-                "process {other}, which does not belong to the container, is also in its cgroup {}",
-                path.display()
-            ));
-        }
+    if let Some(why) = no_own_cgroup(facts) {
+        return Some(why);
     }
     let point = facts.wide_cgroup_mount.as_ref()?;
     Some(format!("cgroups other than its own are mounted at its {}", point.display()))
+}
+
+/// Why the container has no cgroup of its own; None if it has one.
+pub fn no_own_cgroup(facts: &Facts) -> Option<String> {
+    match facts.cgroup.as_ref() {
+        Some(CgroupFact::Own { .. }) => None,
+        Some(CgroupFact::Root) | None => Some("it is in the root cgroup".to_owned()),
+        Some(CgroupFact::Elsewhere { path, expected }) => {
+            Some(format!("it is in cgroup {} and not in {expected}, as its configuration says", path.display()))
+        }
+        Some(CgroupFact::Shared { path, other }) => {
+            Some(format!("process {other}, which does not belong to the container, is also in its cgroup {}", path.display()))
+        }
+    }
 }
 
 /// The owner of the container's network if it is neither the container nor its sandbox.

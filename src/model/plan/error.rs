@@ -281,6 +281,12 @@ pub enum PlanError {
         /// What is visible.
         why: String,
     },
+    /// The container's rule polices it, and it has no cgroup of its own.
+    #[error("police bpf(2) calls: {why}; policing needs a cgroup of the container's own in the v2 hierarchy")]
+    PoliceCgroup {
+        /// Where it is.
+        why: String,
+    },
     /// Networking types delegated to a container that uses a foreign network.
     #[error(
         "delegate: networking types would reach a network that is not the container's own: {why}; this requires host-scope = true in the policy"

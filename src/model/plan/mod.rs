@@ -10,7 +10,7 @@ mod make;
 mod manual;
 
 pub use crate::model::plan::manual::{ManualInputs, SharedMaps, manual};
-pub use attach::foreign_network;
+pub use attach::{foreign_network, no_own_cgroup};
 pub use error::PlanError;
 pub use make::make;
 

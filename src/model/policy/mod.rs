@@ -19,7 +19,8 @@ use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::Delegation;
 use crate::model::ids::Digest;
-use crate::model::proxy::ProxyCeiling;
+use crate::model::police::Police;
+use crate::model::proxy::CallCeiling;
 use crate::model::reference::Reference;
 pub use client::{ClientAccount, ClientRefusal, ClientRule, ServiceClient, Verb};
 pub use matching::{ContainerFacts, Match};
@@ -102,8 +103,11 @@ pub struct ContainerRule {
     /// The upper limit of what may be delegated.
     pub delegate: Delegation,
     /// The upper limit of what the container may do through the proxy of bpf(2).
-    #[serde(skip_serializing_if = "ProxyCeiling::is_empty")]
-    pub proxy: ProxyCeiling,
+    #[serde(skip_serializing_if = "CallCeiling::is_empty")]
+    pub proxy: CallCeiling,
+    /// How the container's own bpf(2) calls are policed; None if they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub police: Option<Police>,
     /// The values that a request may use for `on-failure`; `stop` is always allowed, even if it is not listed.
     pub on_failure: Vec<OnFailure>,
     /// What happens to a container that runs without what it requested. It does not count for the policy's identity.
@@ -265,7 +269,8 @@ impl ContainerRule {
             programs: kinds.filter(|kind| kind.scope() == Scope::Container).collect(),
             host_scope: false,
             delegate: Delegation::default(),
-            proxy: ProxyCeiling::default(),
+            proxy: CallCeiling::default(),
+            police: None,
             on_failure: vec![OnFailure::Stop],
             on_missed: OnMissed::Report,
             grant: false,
@@ -335,6 +340,13 @@ impl Policy {
     /// The rule that decides for a container: the first one that matches.
     pub fn container_rule(&self, facts: &ContainerFacts) -> Option<&ContainerRule> {
         self.containers.iter().find(|rule| rule.matches.holds(facts))
+    }
+
+    /// True if the rule that decides about a container may police it. Only whether it has a user namespace is not
+    /// considered: this is asked before that is known.
+    pub fn may_police(&self, facts: &ContainerFacts) -> bool {
+        let decides = |userns| self.container_rule(&ContainerFacts { userns, ..facts.clone() });
+        [false, true].into_iter().any(|userns| decides(userns).is_some_and(|rule| rule.police.is_some()))
     }
 
     /// True if some container of a pod may get a token that must stay inside it: through a rule that delegates without

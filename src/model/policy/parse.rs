@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 use super::raw::{
-    DelegateTable, RawClient, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawProxy, RawSigner, RawSize,
+    DelegateTable, RawClient, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawPolice, RawProxy, RawSigner, RawSize,
 };
 use super::signer::LENGTH_MAX;
 use super::{
@@ -15,9 +15,10 @@ use super::{
 };
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::{ProgramKind, Scope};
-use crate::model::delegation::{Category, Delegation, Preset};
+use crate::model::delegation::{Category, Delegation, NameError, Preset, SYSCALL};
 use crate::model::ids::{Digest, IdError};
-use crate::model::proxy::ProxyCeiling;
+use crate::model::police::{KFUNCS_MAX, Police, with_descriptors};
+use crate::model::proxy::CallCeiling;
 use crate::model::reach;
 use crate::model::text::{is_normal_path, is_symbol, listed, nearest_hint, quoted};
 
@@ -308,7 +309,9 @@ fn container_rule(source: &PolicyText<'_>, at: usize, raw: RawContainer) -> Resu
         let ceiling = ceiling(source, written.get_ref())?;
         inside(source, written, &ceiling, host_scope)
     });
-    let proxy = raw.proxy.as_ref().map(|written| proxy_ceiling(source, written, host_scope));
+    let delegate = delegate.transpose()?.unwrap_or_default();
+    let proxy = raw.proxy.as_ref().map(|written| proxy_ceiling(source, written, host_scope)).transpose()?.unwrap_or_default();
+    let police = raw.police.as_ref().map(|written| police(source, written.get_ref(), &delegate, &proxy)).transpose()?;
     let RawMatch { engine, namespace, pod, container, labels, runtime_user, userns } = raw.r#match;
     if let (Some(labels), None) = (&labels, &namespace) {
         return Err(source
@@ -321,8 +324,9 @@ fn container_rule(source: &PolicyText<'_>, at: usize, raw: RawContainer) -> Resu
         images: raw.images.map(|names| names.into_iter().map(Spanned::into_inner).collect()),
         programs,
         host_scope,
-        delegate: delegate.transpose()?.unwrap_or_default(),
-        proxy: proxy.transpose()?.unwrap_or_default(),
+        delegate,
+        proxy,
+        police,
         on_failure: if raw.on_failure.is_empty() { vec![OnFailure::Stop] } else { raw.on_failure },
         on_missed: raw.on_missed,
         grant: raw.grant,
@@ -382,7 +386,14 @@ fn ceiling(source: &PolicyText<'_>, raw: &RawDelegate) -> Result<Delegation, Pol
         RawDelegate::Presets(presets) => (presets, &none),
         RawDelegate::Table(table) => (&table.presets, table),
     };
-    union(source, presets, [&table.cmds, &table.maps, &table.progs, &table.attachs])
+    union(source, presets, [&table.cmds, &table.maps, &table.progs, &table.attachs], Syscall::Refused)
+}
+
+/// Whether a list of program types may contain `syscall`, which is never delegated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Syscall {
+    Refused,
+    Accepted,
 }
 
 /// The union of presets and of the lists for [`Category::ALL`].
@@ -390,6 +401,7 @@ fn union(
     source: &PolicyText<'_>,
     presets: &[Spanned<String>],
     lists: [&Vec<Spanned<String>>; 4],
+    syscall: Syscall,
 ) -> Result<Delegation, PolicyError> {
     let mut ceiling = Delegation::default();
     for word in presets {
@@ -402,7 +414,11 @@ fn union(
     }
     for (category, words) in Category::ALL.into_iter().zip(lists) {
         for word in words {
-            let value = category.value(word.get_ref()).map_err(|error| {
+            let value = match category.value(word.get_ref()) {
+                Err(NameError::Syscall) if syscall == Syscall::Accepted => Ok(SYSCALL.trailing_zeros()),
+                value => value,
+            };
+            let value = value.map_err(|error| {
                 let hint = if word.get_ref() == "any" { ANY } else { "" };
                 source.at(word, format!("{error}{hint}"))
             })?;
@@ -412,28 +428,63 @@ fn union(
     Ok(ceiling)
 }
 
-fn proxy_ceiling(source: &PolicyText<'_>, written: &Spanned<RawProxy>, host_scope: bool) -> Result<ProxyCeiling, PolicyError> {
+fn proxy_ceiling(source: &PolicyText<'_>, written: &Spanned<RawProxy>, host_scope: bool) -> Result<CallCeiling, PolicyError> {
     let table = &written.get_ref().0;
-    let ceiling = union(source, &table.presets, [&table.cmds, &table.maps, &table.progs, &table.attachs])?;
-    let helpers = table.helpers.as_ref().map(|names| {
-        let numbers = names.iter().map(|name| {
-            let problem = || source.at(name, format!("{} is not a helper", quoted(name.get_ref())));
-            reach::helper_number(name.get_ref()).ok_or_else(problem)
-        });
-        numbers.collect::<Result<_, _>>()
-    });
+    let lists = [&table.cmds, &table.maps, &table.progs, &table.attachs];
+    let ceiling = union(source, &table.presets, lists, Syscall::Refused)?;
     let kfuncs = table.kfuncs.as_ref().map(|names| names.iter().map(|name| kfunc(source, name, host_scope)).collect());
     let instructions = table.instructions.as_ref().map(|digests| {
         let parsed =
             |text: &Spanned<String>| text.get_ref().parse().map_err(|error: IdError| source.at(text, error.to_string()));
         digests.iter().map(parsed).collect()
     });
-    Ok(ProxyCeiling {
+    Ok(CallCeiling {
         delegation: inside(source, written, &ceiling, host_scope)?,
-        helpers: helpers.transpose()?,
+        helpers: table.helpers.as_ref().map(|names| helpers(source, names)).transpose()?,
         kfuncs: kfuncs.transpose()?,
         instructions: instructions.transpose()?,
     })
+}
+
+fn helpers(source: &PolicyText<'_>, names: &[Spanned<String>]) -> Result<BTreeSet<u32>, PolicyError> {
+    let numbers = names.iter().map(|name| {
+        let problem = || source.at(name, format!("{} is not a helper", quoted(name.get_ref())));
+        reach::helper_number(name.get_ref()).ok_or_else(problem)
+    });
+    numbers.collect()
+}
+
+/// Policing takes away and gives nothing, so that it may allow what cannot be kept inside a container.
+fn police(
+    source: &PolicyText<'_>,
+    written: &RawPolice,
+    delegate: &Delegation,
+    proxy: &CallCeiling,
+) -> Result<Police, PolicyError> {
+    let table = match written {
+        RawPolice::Mode(mode) => {
+            let calls = CallCeiling { delegation: delegate.union(proxy.delegation), ..proxy.clone() };
+            return Ok(Police::of_ceiling(*mode, calls));
+        }
+        RawPolice::Table(table) => table,
+    };
+    let presets = union(source, &table.presets, [&vec![], &vec![], &vec![], &vec![]], Syscall::Refused)?;
+    let lists = [&table.cmds, &table.maps, &table.progs, &table.attachs];
+    let listed = union(source, &[], lists, Syscall::Accepted)?;
+    let kfuncs = table.kfuncs.as_ref().map(|names| {
+        let all = names.iter().map(|name| kfunc(source, name, true)).collect::<Result<BTreeSet<_>, _>>()?;
+        match names.get(KFUNCS_MAX) {
+            Some(name) => Err(source.at(name, format!("more than {KFUNCS_MAX} kernel functions"))),
+            None => Ok(all),
+        }
+    });
+    let calls = CallCeiling {
+        delegation: if table.presets.is_empty() { listed } else { with_descriptors(presets).union(listed) },
+        helpers: table.helpers.as_ref().map(|names| helpers(source, names)).transpose()?,
+        kfuncs: kfuncs.transpose()?,
+        instructions: None,
+    };
+    Ok(Police { mode: table.mode, calls })
 }
 
 /// A function of the kernel; the running one need not have it.

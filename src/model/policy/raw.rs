@@ -11,6 +11,7 @@ use super::{ClientAccount, Engine, OnMissed, Verb};
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::Scope;
 use crate::model::bytecode::PullPolicy;
+use crate::model::police::PoliceMode;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,6 +67,7 @@ pub(super) struct RawContainer {
     pub(super) host_scope: bool,
     pub(super) delegate: Option<Spanned<RawDelegate>>,
     pub(super) proxy: Option<Spanned<RawProxy>>,
+    pub(super) police: Option<Spanned<RawPolice>>,
     #[serde(default)]
     pub(super) on_failure: Vec<OnFailure>,
     #[serde(default)]
@@ -153,6 +155,30 @@ pub(super) struct ProxyTable {
     pub(super) helpers: Option<Vec<Spanned<String>>>,
     pub(super) kfuncs: Option<Vec<Spanned<String>>>,
     pub(super) instructions: Option<Vec<Spanned<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PoliceTable {
+    pub(super) mode: PoliceMode,
+    #[serde(default)]
+    pub(super) presets: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) cmds: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) maps: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) progs: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) attachs: Vec<Spanned<String>>,
+    pub(super) helpers: Option<Vec<Spanned<String>>>,
+    pub(super) kfuncs: Option<Vec<Spanned<String>>>,
+}
+
+/// A mode, or a table of the mode and of what is allowed.
+pub(super) enum RawPolice {
+    Mode(PoliceMode),
+    Table(PoliceTable),
 }
 
 /// A list of presets, or a table that also lists functions.
@@ -245,6 +271,32 @@ impl<'de> Deserialize<'de> for RawProxy {
                 ProxyTable::deserialize(de::value::MapAccessDeserializer::new(map)).map(RawProxy)
             }
         }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawPolice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = RawPolice;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "\"warn\", \"enforce\", or a table of mode, presets, cmds, maps, progs, attachs, helpers and kfuncs",
+                )
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawPolice, E> {
+                PoliceMode::deserialize(de::value::StrDeserializer::new(text)).map(RawPolice::Mode)
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                PoliceTable::deserialize(de::value::MapAccessDeserializer::new(map)).map(RawPolice::Table)
+            }
+        }
+
         deserializer.deserialize_any(Visitor)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::model::delegation::Preset;
+use crate::model::police::{KFUNCS_MAX, PoliceMode, with_descriptors};
 
 const FULL: &str = r#"
 [[image]]
@@ -85,6 +86,7 @@ fn the_documented_policy_has_the_documented_meaning() {
         delegate: Preset::Networking.delegation().union(Preset::Tracing.delegation()),
         on_failure: vec![OnFailure::Stop, OnFailure::Continue],
         proxy: Default::default(),
+        police: None,
         on_missed: OnMissed::Kill,
         grant: true,
         pull_policy: Some(PullPolicy::Never),
@@ -102,6 +104,7 @@ fn the_documented_policy_has_the_documented_meaning() {
         delegate: Delegation::default(),
         on_failure: vec![OnFailure::Stop],
         proxy: Default::default(),
+        police: None,
         on_missed: OnMissed::Report,
         grant: false,
         pull_policy: None,
@@ -166,9 +169,52 @@ fn a_proxy_has_presets_names_and_lists_of_functions() {
 }
 
 #[test]
+fn policing_has_a_mode_and_the_names_of_the_proxy() {
+    let parsed = |rule: &str| {
+        let text = format!("[[container]]\n{rule}\n");
+        Policy::parse(&[("/p.toml".into(), text)]).map(|policy| policy.containers[0].police.clone())
+    };
+    assert_eq!(parsed("").unwrap(), None);
+    let mode = parsed("delegate = [\"maps\"]\nproxy = [\"probes\"]\npolice = \"warn\"").unwrap().unwrap();
+    assert_eq!(mode.mode, PoliceMode::Warn);
+    let both = Preset::Maps.delegation().union(Preset::Probes.delegation());
+    assert_eq!(mode.calls.delegation, with_descriptors(both));
+    let nothing = parsed("police = { mode = \"enforce\" }").unwrap().unwrap();
+    assert_eq!(nothing, Police { mode: PoliceMode::Enforce, calls: CallCeiling::default() });
+    let presets = parsed("police = { mode = \"enforce\", presets = [\"tracing\"], cmds = [\"obj_get\"] }").unwrap().unwrap();
+    let tracing = with_descriptors(Preset::Tracing.delegation());
+    assert_eq!(presets.calls.delegation, Delegation { cmds: tracing.cmds | 1 << 7, ..tracing });
+    let exact = parsed(
+        "police = { mode = \"enforce\", cmds = [\"map_create\", \"prog_detach\"], progs = [\"syscall\", \"xdp\"], helpers = [], \
+         kfuncs = [\"bpf_rdonly_cast\"] }",
+    )
+    .unwrap()
+    .unwrap();
+    assert_eq!(exact.calls.delegation, Delegation { cmds: 1 | 1 << 9, progs: 1 << 31 | 1 << 6, ..Delegation::default() });
+    assert_eq!(exact.calls.helpers, Some([].into()));
+    assert_eq!(exact.calls.kfuncs, Some(["bpf_rdonly_cast".to_owned()].into()));
+    let many = (0..=KFUNCS_MAX).map(|n| format!("\"bpf_{n}\"")).collect::<Vec<_>>().join(",");
+    for (rule, part) in [
+        ("police = \"log\"", "unknown variant `log`"),
+        ("police = true", "\"warn\", \"enforce\", or a table of mode"),
+        ("police = { presets = [\"maps\"] }", "missing field `mode`"),
+        ("police = { mode = \"warn\", presets = [\"any\"] }", "is not a preset"),
+        ("police = { mode = \"warn\", cmds = [\"any\"] }", "a limit must name its values"),
+        ("police = { mode = \"warn\", helpers = [\"no_such\"] }", "\"no_such\" is not a helper"),
+        ("police = { mode = \"warn\", links = [] }", "unknown field"),
+        (&format!("police = {{ mode = \"warn\", kfuncs = [{many}] }}"), "more than 64 kernel functions"),
+        ("delegate = { progs = [\"syscall\"] }", "never delegated"),
+    ] {
+        let problem = parsed(rule).unwrap_err().to_string();
+        assert!(problem.contains(part), "{rule}: {problem}");
+    }
+}
+
+#[test]
 fn a_policy_without_a_proxy_keeps_its_identity() {
     let policy = Policy::parse(&[("/p.toml".into(), "[[container]]\ndelegate = [\"maps\"]\n".to_owned())]).unwrap();
     assert!(!policy.canonical().contains("proxy"), "{}", policy.canonical());
+    assert!(!policy.canonical().contains("police"), "{}", policy.canonical());
 }
 
 #[test]

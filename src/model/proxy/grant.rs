@@ -46,10 +46,10 @@ pub struct ProxyRecord {
     pub objects: Vec<HeldObject>,
 }
 
-/// The most that a container rule allows through the proxy.
+/// Which calls of bpf(2) a container rule allows: through the proxy, or under policing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct ProxyCeiling {
-    /// As for tokens.
+pub struct CallCeiling {
+    /// Commands, map types, program types and attach types, as for tokens.
     pub delegation: Delegation,
     /// See [`ProxyGrant::helpers`].
     pub helpers: Option<BTreeSet<u32>>,
@@ -60,7 +60,7 @@ pub struct ProxyCeiling {
     pub instructions: Option<BTreeSet<Digest>>,
 }
 
-impl ProxyCeiling {
+impl CallCeiling {
     /// True if it allows nothing.
     pub fn is_empty(&self) -> bool {
         self.delegation.is_empty()

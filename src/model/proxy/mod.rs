@@ -14,7 +14,7 @@ mod tally;
 pub mod usage;
 
 pub use attr::{CopiedAttr, NotifiedCommand};
-pub use grant::{AttachTarget, ProxyCeiling, ProxyGrant, ProxyRecord};
+pub use grant::{AttachTarget, CallCeiling, ProxyGrant, ProxyRecord};
 pub use process::{ListenerOf, ProxyProcess};
 pub use refusal::{ProxyErrno, ProxyRefusal};
 pub use tally::{Tallied, Tally};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::delegation::Delegation;
 use crate::model::ids::{ContainerId, Digest, OwnerNo, ProcessIdentity};
 use crate::model::manual::LoadMetadata;
+use crate::model::police::PoliceRecord;
 use crate::model::policy::{ContainerFacts, Engine};
 use crate::model::proxy::ProxyRecord;
 
@@ -47,6 +48,9 @@ pub struct ContainerOwner {
     /// What it was granted through the proxy of bpf(2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxyRecord>,
+    /// How its bpf(2) calls are policed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub police: Option<PoliceRecord>,
     /// The network namespaces whose programs it keeps alive.
     pub holds: Vec<OwnerNo>,
     /// True for a Failed owner whose container runs because it was started without bpfman-hook. The record is removed
@@ -137,6 +141,7 @@ impl ContainerOwner {
             cgroup: None,
             bpffs: None,
             proxy: None,
+            police: None,
             holds: Vec::new(),
             missed: false,
         }

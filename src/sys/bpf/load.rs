@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use aya_obj::generated::BPF_F_TOKEN_FD;
 use aya_obj::generated::bpf_cmd::{
-    BPF_BTF_LOAD, BPF_MAP_CREATE, BPF_MAP_FREEZE, BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_PROG_LOAD,
+    BPF_BTF_LOAD, BPF_MAP_CREATE, BPF_MAP_FREEZE, BPF_MAP_GET_NEXT_KEY, BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_PROG_LOAD,
 };
 use rustix::io::Errno;
 
@@ -109,6 +109,27 @@ pub fn map_lookup(map: BorrowedFd<'_>, key: &[u8]) -> Result<Vec<u8>, Errno> {
     // SAFETY: the kernel reads a key and writes a value of the map's sizes, which are those of the buffers.
     unsafe { call(BPF_MAP_LOOKUP_ELEM, &mut attr) }?;
     Ok(value)
+}
+
+/// The keys of a map, each once unless a program removes some meanwhile.
+pub fn map_keys(map: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
+    let info = super::map_info(map)?;
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    // A map that programs change while it is read may start again.
+    while keys.len() <= info.max_entries as usize {
+        let mut next = vec![0; info.key_size as usize];
+        let mut attr = zeroed();
+        attr.__bindgen_anon_2.map_fd = raw(map);
+        attr.__bindgen_anon_2.key = keys.last().map_or(0, |key| key.as_ptr() as u64);
+        attr.__bindgen_anon_2.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+        // SAFETY: the kernel reads a key, unless it is null, and writes one; both buffers have the size of the map's keys.
+        match unsafe { call(BPF_MAP_GET_NEXT_KEY, &mut attr) } {
+            Ok(_) => keys.push(next),
+            Err(Errno::NOENT) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(keys)
 }
 
 fn check_sizes(map: BorrowedFd<'_>, key: usize, value: usize) -> Result<(), Errno> {
