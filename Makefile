@@ -18,7 +18,7 @@ DIST    := $(OUT)/$(TARGET)/dist/bpfman-hook
 SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/clients/*.sh tests/lsm/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
 
 .DEFAULT_GOAL := build
-.PHONY: build dist order test-dist demo setup test test-unit test-privileged test-some-faults test-faults test-service test-e2e test-some-clients test-clients test-containerd test-vm fuzz check bench bpf man install uninstall clean root
+.PHONY: build dist order test-dist demo setup test test-unit test-privileged test-some-faults test-faults test-service test-e2e test-some-clients test-clients test-containerd test-vm fuzz fuzz-proxy check bench bpf man install uninstall clean root
 
 build:
 	$(CARGO) build $(FLAGS)
@@ -97,6 +97,16 @@ test-vm: build
 fuzz: export FUZZ_SECONDS ?= 20
 fuzz:
 	$(CARGO) test $(FLAGS) --lib fuzz -- --nocapture
+
+# Hostile calls of bpf(2) from inside a container, tests/e2e/proxy_fuzz.rs, for an hour; FUZZ_SEED repeats a seed, and KERNEL=7.2 runs
+# it in a guest with that kernel. `make test-e2e` has a quarter of a minute of it.
+fuzz-proxy: export FUZZ_SECONDS ?= 3600
+fuzz-proxy: root
+ifdef KERNEL
+	tests/vm/fuzz-proxy.sh "$$($(CARGO) test $(FLAGS) --test e2e --no-run --message-format=json | sed -n 's|.*"executable":"\([^"]*/e2e-[^"]*\)".*|\1|p')" $(KERNEL)
+else
+	$(CARGO) test $(FLAGS) --test e2e proxy_fuzz::with_hooks -- --nocapture
+endif
 
 check: setup build
 	$(CARGO) fmt --check

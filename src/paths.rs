@@ -64,6 +64,11 @@ impl Paths {
         self.run.join("proxy")
     }
 
+    /// What the proxies of each container have made, by container id: 0700.
+    pub fn proxy_accounts(&self) -> PathBuf {
+        self.run.join("proxy-accounts")
+    }
+
     /// The policy file that is read last.
     pub fn policy_file(&self) -> PathBuf {
         self.etc.join("policy.toml")

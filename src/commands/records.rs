@@ -21,6 +21,7 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::health::{Health, OwnerProblem};
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::manual::kernel_program;
+use crate::lifecycle::proxy_account;
 use crate::lifecycle::proxy_processes;
 use crate::lifecycle::reconcile::{GcFinding, GcMode, GcResult};
 use crate::model::ids::OwnerNo;
@@ -238,6 +239,11 @@ pub fn gc(paths: &Paths, args: cli::GcArgs) -> Result<ExitCode, CommandError> {
         && let Err(error) = Cache::new(&paths.cache).remove_unfinished()
     {
         tracing::warn!(error = %chain(&error), "remove leftovers of killed pulls from the image cache");
+    }
+    if !args.dry_run
+        && let Err(error) = proxy_account::remove_dead(paths)
+    {
+        tracing::warn!(error = %chain(&error), "remove the accounts of killed proxies");
     }
     let mut findings = collect(paths, if args.dry_run { GcMode::Tell } else { GcMode::Release })?;
     let failed = findings.iter().any(|finding| finding.result.has_failed());

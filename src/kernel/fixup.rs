@@ -17,8 +17,7 @@ pub fn for_kernel(elf: &Elf<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>,
         elf.sections.iter().enumerate().map(|(index, s)| (s.name.as_bytes(), (index, s.size))).collect();
     let places: HashMap<(usize, &[u8]), u64> =
         elf.symbols.iter().filter_map(|s| Some(((s.section?, s.name.as_bytes()), s.value))).collect();
-    let hidden: HashMap<&[u8], bool> =
-        elf.symbols.iter().filter(|s| s.kind == SymbolKind::Function).map(|s| (s.name.as_bytes(), s.hidden)).collect();
+    let is_static = static_functions(elf);
     for ty in btf.types() {
         let at = btf.position(ty.id)?;
         match ty.kind {
@@ -36,8 +35,7 @@ pub fn for_kernel(elf: &Elf<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>,
             }
             BtfKind::Func => {
                 let name = btf.string_bytes(ty.name_offset);
-                let internal = ty.vlen == GLOBAL && (BUILTINS.contains(&name) || hidden.get(name) == Some(&true));
-                if internal || ty.vlen == EXTERN {
+                if ty.vlen == GLOBAL && is_static(name) || ty.vlen == EXTERN {
                     // `vlen`, the low half of the second word, is the linkage: 0 is static.
                     put(&mut fixed, at + 4, u32::from(ty.flag) << 31 | (BtfKind::Func as u32) << 24);
                 }
@@ -72,6 +70,13 @@ fn union_of(section: &Type<'_>, int: u32, fixed: &mut [u8], at: usize) {
             put(fixed, at + 12 + 12 * n + 4 * word, value);
         }
     }
+}
+
+/// Tells by its name whether a function that is global in BTF becomes static for the kernel.
+pub fn static_functions<'a>(elf: &Elf<'a>) -> impl Fn(&[u8]) -> bool + use<'a> {
+    let functions = elf.symbols.iter().filter(|symbol| symbol.kind == SymbolKind::Function);
+    let hidden: HashMap<&[u8], bool> = functions.map(|symbol| (symbol.name.as_bytes(), symbol.hidden)).collect();
+    move |name| BUILTINS.contains(&name) || hidden.get(name) == Some(&true)
 }
 
 fn data_section(

@@ -11,6 +11,8 @@ pub const CALL: u8 = 0x85;
 pub const EXIT: u8 = 0x95;
 /// `BPF_JMP | BPF_JCOND`: a jump that the kernel may take any number of times.
 pub const MAY_GOTO: u8 = 0xe5;
+/// `BPF_JMP | BPF_JA`: a jump without a condition.
+pub const JA: u8 = 0x05;
 /// `BPF_JMP32 | BPF_JA`: a jump with its distance in the constant.
 pub const GOTOL: u8 = 0x06;
 /// `BPF_ALU64 | BPF_MOV | BPF_K`, and with a register; the same on 32 bits, which clears the upper half.

@@ -13,7 +13,7 @@ use crate::kernel::fixup;
 use crate::kernel::link::{Linked, link, link_built_in};
 use crate::kernel::map::{self, MapDefinition, MapShape};
 use crate::kernel::object::{BpfObject, Function};
-use crate::kernel::review::review;
+use crate::kernel::review::{ExecutionBound, ReviewRefusal, review};
 use crate::kernel::verifier::VerifierLog;
 use crate::kernel::{LoadedIds, kernel_function, pins, section};
 use crate::model::attach_point::{ProgramKind, Scope};
@@ -106,6 +106,8 @@ struct PreparedProgram<'p> {
     flags: u32,
     attach_btf_id: u32,
     linked: Linked,
+    /// How much it can execute, which only the verifier's count tells.
+    bound: Option<ExecutionBound>,
 }
 
 /// An object that is ready to load.
@@ -161,11 +163,10 @@ fn prepare<'w>(object: &'w BpfObject<'w>, request: LoadRequest<'w>) -> Result<Pr
         };
         let linked = linked.map_err(|source| KernelError::Link { program: function.name.clone(), source })?;
         // Types that container scope never loads have no list; the kernel requires CAP_PERFMON for each of them.
-        if scope == Scope::Container && reach::reviewed(program_type) {
-            review(object, &planned.function, program_type, &linked)?;
-        }
+        let is_reviewed = scope == Scope::Container && reach::reviewed(program_type);
+        let bound = if is_reviewed { review(object, &planned.function, program_type, &linked)? } else { None };
         let attach_btf_id = if planned.kind.fixed_at_load() { kernel_function::find(planned, target.as_ref())? } else { 0 };
-        programs.push(PreparedProgram { planned, program_type, flags, attach_btf_id, linked });
+        programs.push(PreparedProgram { planned, program_type, flags, attach_btf_id, linked, bound });
     }
     let mut maps: BTreeSet<usize> = programs.iter().flat_map(|p| p.linked.used_maps()).collect();
     let by_name: HashMap<&str, usize> = object.maps.iter().enumerate().map(|(n, map)| (map.name, n)).collect();
@@ -388,11 +389,18 @@ impl PreparedObject<'_> {
             token: None,
         };
         // The log costs time, and most programs are accepted: it is requested only after a refusal.
-        bpf::program_load(&load, None).or_else(|errno| match explained(&load) {
+        let loaded = bpf::program_load(&load, None).or_else(|errno| match explained(&load) {
             Explained::Log(log) => Err(self.rejected(program, errno, log)),
             Explained::Silence => Err(self.refused(program, errno)),
             Explained::Loaded(fd) => Ok(fd),
-        })
+        })?;
+        if let Some(bound) = &program.bound {
+            let name = &program.planned.function;
+            let info = |source| KernelError::Info { what: format!("program {name}"), source };
+            let explored = bpf::program_info(loaded.as_fd()).map_err(info)?.verified_instructions;
+            bound.check(explored.into()).map_err(|objection| ReviewRefusal::of(name, objection))?;
+        }
+        Ok(loaded)
     }
 
     fn rejected(&self, program: &PreparedProgram<'_>, errno: Errno, log: VerifierLog) -> KernelError {

@@ -58,7 +58,8 @@ use crate::kernel::object::BpfObject;
 pub use crate::kernel::object_error::ObjectError;
 pub use crate::kernel::requirements::{Requirement, Survey, SurveyedMap, SurveyedProgram, survey};
 pub use crate::kernel::review::{
-    GrantedKfuncs, Objection, ReviewRefusal, SubmittedRefusal, TagsError, review_functions, review_submitted, unreviewed_tags,
+    ExecutionBound, FunctionTypes, GrantedKfuncs, Objection, ReviewRefusal, ReviewedProgram, SubmittedRefusal, TagsError,
+    kernel_symbol, review_functions, review_submitted,
 };
 pub use crate::kernel::submitted::{CodeReference, replace_references, without_descriptors};
 pub use crate::kernel::token_matrix::token_matrix;

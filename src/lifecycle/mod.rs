@@ -17,6 +17,7 @@ pub mod podman_names;
 mod police;
 pub mod policy_files;
 pub mod proxy;
+pub mod proxy_account;
 pub mod proxy_processes;
 pub mod reconcile;
 pub mod registries_file;

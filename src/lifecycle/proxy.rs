@@ -90,13 +90,6 @@ pub fn find(paths: &Paths, id: &ContainerId) -> Result<ProxiedContainer, ProxyGr
     Ok(ProxiedContainer { owner: ready.no, init, workload, objects, shown, grant, network, cgroup })
 }
 
-/// The objects of a container that are recorded now.
-pub fn recorded(paths: &Paths, container: &ProxiedContainer) -> Result<Vec<HeldObject>, ProxyGrantError> {
-    let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(Vec::new()) };
-    let record = store.read::<_, StoreError>(|txn| txn.get(container.owner))?;
-    Ok(record.as_ref().and_then(objects_of).unwrap_or_default().to_vec())
-}
-
 /// Records what a container has loaded and still exists, and returns all of its objects that are recorded now: those of
 /// the other processes that serve it too. None once it is no longer recorded as running.
 pub fn record(

@@ -3,11 +3,12 @@
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
+use crate::lifecycle::proxy_account::ProxyAccount;
 use crate::model::ids::ContainerId;
 use crate::model::proxy::{NotifiedCommand, ProxyRefusal};
 use crate::paths::Paths;
 use crate::proxy::account::Account;
-use crate::proxy::answers::{CallKey, Outcome, Undelivered};
+use crate::proxy::answers::{Outcome, ThreadKey, Undelivered};
 use crate::proxy::call::{self, CopiedCall};
 use crate::proxy::failure::FailedCall;
 use crate::proxy::granted::GrantedContainer;
@@ -28,6 +29,7 @@ const ENOSYS: i32 = 38;
 pub(super) struct Agent {
     paths: Paths,
     id: ContainerId,
+    shared: ProxyAccount,
     granted: Option<GrantedContainer>,
     /// True once the container's record was gone. A container of the same id may be started later: its grant is not for
     /// the tasks that are left of this one.
@@ -37,11 +39,12 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn new(paths: &Paths, id: ContainerId) -> Self {
+    pub(super) fn new(paths: &Paths, id: ContainerId, shared: ProxyAccount) -> Self {
         Self {
             paths: paths.clone(),
             account: Account::new(paths, &id),
             id,
+            shared,
             granted: None,
             ended: false,
             undelivered: Undelivered::default(),
@@ -57,6 +60,7 @@ impl Agent {
                 Reported::End => {
                     self.record();
                     self.account.end(self.granted.as_ref().map(|granted| &granted.container));
+                    self.shared.leave();
                     return Ok(());
                 }
             }
@@ -122,8 +126,13 @@ impl Agent {
             }
         };
         let kept = if self.undelivered.concerns(notified.tid) { self.repeated(&caller, &copied) } else { None };
-        let outcome = kept.unwrap_or_else(|| self.execute(&mut caller, &copied));
-        self.answer(listener, &caller, &copied, notified.id, outcome);
+        let outcome = match kept {
+            Some(kept) => kept,
+            // Nobody waits for it.
+            None if !listener.is_waiting(notified.id) => return,
+            None => self.execute(&mut caller, &copied),
+        };
+        self.answer(listener, &caller, copied, notified.id, outcome);
         if let Some(granted) = &mut self.granted {
             self.account.made(&granted.container, std::mem::take(&mut granted.unreported));
         }
@@ -131,8 +140,8 @@ impl Agent {
 
     /// The answer of a call that this one repeats.
     fn repeated(&mut self, caller: &NotifiedThread<'_>, copied: &CopiedCall) -> Option<Outcome> {
-        let digest = copied.digest(&self.undelivered);
-        self.undelivered.take(CallKey { tid: caller.tid(), started: caller.started()?, digest })
+        let key = ThreadKey { tid: caller.tid(), started: caller.started_unless_gone()? };
+        self.undelivered.take(key, copied)
     }
 
     /// Executes or refuses a call, and writes its log back.
@@ -140,7 +149,7 @@ impl Agent {
         let found = self.granted.take().map_or_else(|| self.find(), Ok);
         let performed = found.and_then(|granted| {
             let granted = self.granted.insert(granted);
-            call::perform(&self.paths, granted, caller, copied)
+            call::perform(&mut self.shared, granted, caller, copied)
         });
         let command = copied.attr.command;
         match performed {
@@ -168,7 +177,7 @@ impl Agent {
         &mut self,
         listener: &SeccompListener,
         caller: &NotifiedThread<'_>,
-        copied: &CopiedCall,
+        copied: CopiedCall,
         id: u64,
         outcome: Outcome,
     ) {
@@ -184,8 +193,7 @@ impl Agent {
             Answered::Withdrawn => {
                 // The start of the thread, while it is still there: its number alone could be another's by then.
                 if let Some(started) = caller.started_unless_gone() {
-                    let digest = copied.digest(&self.undelivered);
-                    self.undelivered.keep(CallKey { tid: caller.tid(), started, digest }, outcome);
+                    self.undelivered.keep(ThreadKey { tid: caller.tid(), started }, copied, outcome);
                 }
             }
         }

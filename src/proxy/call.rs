@@ -5,15 +5,16 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::image;
 use crate::kernel::{
-    CodeReference, replace_references, review_functions, review_submitted, unreviewed_tags, without_descriptors,
+    CodeReference, ExecutionBound, FunctionTypes, SubmittedRefusal, replace_references, review_functions, review_submitted,
+    without_descriptors,
 };
+use crate::lifecycle::proxy_account::ProxyAccount;
 use crate::model::ids::Digest;
 use crate::model::proxy::attr::{CALLER_SIZE_MAX, Extent, WantedCopy, btf, link, prog};
 use crate::model::proxy::grant::{self, AttachTarget};
 use crate::model::proxy::usage::{HeldObject, UsedKind};
 use crate::model::proxy::{CopiedAttr, NotifiedCommand, ProxyRefusal};
-use crate::paths::Paths;
-use crate::proxy::answers::{Outcome, Undelivered};
+use crate::proxy::answers::Outcome;
 use crate::proxy::failure::{FailedCall, RefusedCall, foreign};
 use crate::proxy::granted::GrantedContainer;
 use crate::sys::bpf;
@@ -57,10 +58,23 @@ impl CopiedCall {
         Ok(Self { attr, inputs, outputs, address })
     }
 
-    /// Identifies a repetition of the call.
-    pub(super) fn digest(&self, undelivered: &Undelivered) -> u64 {
-        let buffers: Vec<&[u8]> = self.inputs.iter().map(|(_, bytes)| bytes.as_slice()).collect();
-        undelivered.digest(&self.attr, &buffers)
+    /// True for a repetition: the same arguments, with the same contents.
+    pub(super) fn is_the_same(&self, other: &Self) -> bool {
+        self.address == other.address && self.attr == other.attr && self.inputs == other.inputs
+    }
+
+    /// Bytes of the copies.
+    pub(super) fn size(&self) -> usize {
+        size_of::<Self>() + self.inputs.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
+    }
+
+    /// The creation of a map, with something that it points to.
+    #[cfg(test)]
+    pub(super) fn for_test(byte: u8, buffer: &[u8]) -> Self {
+        let attr = CopiedAttr::new(NotifiedCommand::MapCreate, &[byte]).expect("a short attr is accepted");
+        let pointer = NotifiedCommand::MapCreate.pointers()[0];
+        let wanted = WantedCopy { pointer, address: 8, length: buffer.len() as u64 };
+        Self { attr, inputs: vec![(wanted, buffer.to_vec())], outputs: Vec::new(), address: 0 }
     }
 
     fn prepare(&self) -> PreparedCall {
@@ -114,7 +128,7 @@ impl CopiedCall {
 
 /// Judges a call and makes it.
 pub(super) fn perform(
-    paths: &Paths,
+    account: &mut ProxyAccount,
     granted: &mut GrantedContainer,
     caller: &mut NotifiedThread<'_>,
     copied: &CopiedCall,
@@ -125,6 +139,7 @@ pub(super) fn perform(
     container.grant.check_inner_maps(attr, &container.shown)?;
     let mut prepared = copied.prepare();
     let mut held = Vec::new();
+    let mut bound = None;
     let mut program_type = attr.u32(prog::TYPE);
     let mut digest = None;
     for (at, _) in grant::descriptors(attr) {
@@ -134,34 +149,57 @@ pub(super) fn perform(
         NotifiedCommand::MapCreate => (Some(UsedKind::Map), grant::map_memory(attr, granted.cpus, page_size().into())),
         NotifiedCommand::BtfLoad => (Some(UsedKind::Btf), grant::btf_memory(attr, page_size().into())),
         NotifiedCommand::ProgLoad => {
-            translate(paths, granted, caller, attr, &mut prepared)?;
-            digest = Some(judge_program(granted, attr, &prepared, &held)?);
+            translate(account, granted, caller, attr, &mut prepared)?;
+            let judged = judge_program(granted, attr, &prepared, &held)?;
+            (digest, bound) = (Some(judged.digest), judged.bound);
             (Some(UsedKind::Program), grant::program_memory(attr))
         }
         command => {
-            program_type = attach(paths, granted, caller, attr, &mut prepared, &held)?;
+            program_type = attach(account, granted, caller, attr, &mut prepared, &held)?;
             let is_link = matches!(command, NotifiedCommand::LinkCreate | NotifiedCommand::RawTracepointOpen);
             (is_link.then_some(UsedKind::Link), 0)
         }
     };
-    if let Some(kind) = kind {
-        granted.make_room(kind, bytes)?;
-    }
     for (at, fd) in held {
         prepared.set_descriptor(at, fd);
     }
-    let called = caps::with_only_effective(granted.capabilities, || prepared.perform());
-    copied.write_logs(caller, &prepared);
-    match called.map_err(|_| Errno::PERM)?? {
-        CallResult::Done => Ok(Outcome::Done),
-        CallResult::Descriptor(fd) => {
-            if let (Some(kind), Some(id)) = (kind, kind.and_then(|kind| id_of(kind, &fd))) {
-                let kernel_type = if kind == UsedKind::Btf { 0 } else { program_type };
-                granted.add(HeldObject { kind, id, kernel_type, name: attr.name(), bytes, digest });
+    let capabilities = granted.capabilities;
+    let mut call = || -> Result<CallResult, FailedCall> {
+        Ok(caps::with_only_effective(capabilities, || prepared.perform()).map_err(|_| Errno::PERM)??)
+    };
+    let called = match kind {
+        None => call(),
+        Some(kind) => granted.make(account, kind, bytes, || {
+            let called = call()?;
+            let CallResult::Descriptor(fd) = &called else { return Ok((None, called)) };
+            if let Some(bound) = bound {
+                check_bound(&bound, attr, fd)?;
             }
-            Ok(Outcome::Descriptor(fd))
-        }
+            let kernel_type = if kind == UsedKind::Btf { 0 } else { program_type };
+            let object = id_of(kind, fd).map(|id| HeldObject { kind, id, kernel_type, name: attr.name(), bytes, digest });
+            Ok((object, called))
+        }),
+    };
+    // The container can make this wait for ever: nothing is locked by now.
+    copied.write_logs(caller, &prepared);
+    match called? {
+        CallResult::Done => Ok(Outcome::Done),
+        CallResult::Descriptor(fd) => Ok(Outcome::Descriptor(fd)),
     }
+}
+
+/// Checks how much a program can execute that was loaded, before its caller has it.
+fn check_bound(bound: &ExecutionBound, attr: &CopiedAttr, program: &OwnedFd) -> Result<(), FailedCall> {
+    let explored = bpf::program_info(program.as_fd())?.verified_instructions;
+    bound.check(explored.into()).map_err(|objection| {
+        let refusal = SubmittedRefusal { program: program_name(attr), objection, at: None };
+        ProxyRefusal::Instructions { sentence: refusal.to_string() }.into()
+    })
+}
+
+fn program_name(attr: &CopiedAttr) -> String {
+    let name = attr.name();
+    if name.is_empty() { "without a name".to_owned() } else { name }
 }
 
 /// The kernel's id of a new object.
@@ -177,7 +215,7 @@ fn id_of(kind: UsedKind, fd: &OwnedFd) -> Option<u32> {
 
 /// Replaces the caller's descriptors in the instructions by copies of ours, and checks whose maps they are.
 fn translate(
-    paths: &Paths,
+    account: &mut ProxyAccount,
     granted: &mut GrantedContainer,
     caller: &mut NotifiedThread<'_>,
     attr: &CopiedAttr,
@@ -209,7 +247,7 @@ fn translate(
             }
         };
         let ours = caller.descriptor(theirs)?;
-        granted.check_map(paths, ours.as_fd())?;
+        granted.check_map(account, ours.as_fd())?;
         let number = prepared.keep(ours);
         replaced.insert(reference, number);
         Ok(number)
@@ -222,46 +260,54 @@ fn translate(
     Ok(())
 }
 
-/// Reviews the instructions, and the tags of the functions. Returns the digest of the instructions.
+/// A program that may be loaded.
+struct JudgedProgram {
+    /// The digest of its instructions.
+    digest: Digest,
+    /// What is to be checked once it is loaded.
+    bound: Option<ExecutionBound>,
+}
+
+/// Reviews the instructions, and the tags of the functions.
 fn judge_program(
     granted: &mut GrantedContainer,
     attr: &CopiedAttr,
     prepared: &PreparedCall,
     held: &[(usize, OwnedFd)],
-) -> Result<Digest, FailedCall> {
-    let name = match attr.name() {
-        name if name.is_empty() => "without a name".to_owned(),
-        name => name,
-    };
+) -> Result<JudgedProgram, FailedCall> {
+    let name = program_name(attr);
     let code = prepared.buffer(prog::INSNS).unwrap_or_default().as_chunks::<8>().0;
     let refused = |sentence: String| FailedCall::from(ProxyRefusal::Instructions { sentence });
-    review_submitted(&granted.container.grant, &granted.kfuncs, &name, attr.u32(prog::TYPE), code)
-        .map_err(|refusal| refused(refusal.to_string()))?;
+    let reviewed = match review_submitted(&granted.container.grant, &granted.kfuncs, &name, attr.u32(prog::TYPE), code) {
+        Ok(reviewed) => reviewed,
+        Err(refusal) => return Err(refused(refusal.with_name(|id| granted.kernel_name(id)).to_string())),
+    };
     let digest = image::hash(&without_descriptors(code));
     granted.container.grant.check_instructions(&name, digest)?;
     let functions = prepared.buffer(prog::FUNC_INFO).unwrap_or_default();
-    if granted.container.grant.host_scope || functions.is_empty() {
-        return Ok(digest);
-    }
-    let Some((_, fd)) = held.iter().find(|(at, _)| *at == prog::BTF_FD) else { return Ok(digest) };
+    let record = attr.u32(prog::FUNC_INFO_REC_SIZE) as usize;
+    let typed = held.iter().find(|(at, _)| *at == prog::BTF_FD).filter(|_| !functions.is_empty());
+    let Some((_, fd)) = typed.filter(|_| !granted.container.grant.host_scope) else {
+        let bound = reviewed.bound(&[], record, &FunctionTypes::default());
+        return Ok(JudgedProgram { digest, bound });
+    };
     let wrong = || ProxyRefusal::WrongDescriptor { fd: attr.fd(prog::BTF_FD), expected: "BTF" };
     let (id, size) = bpf::btf_kind(fd.as_fd())?.ok_or_else(wrong)?;
-    let tags = match granted.tags.take() {
-        Some((known, tags)) if known == id => tags,
+    let types = match granted.types.take() {
+        Some((known, types)) if known == id => types,
         _ => {
             let bytes = bpf::btf_bytes(fd.as_fd(), size)?;
-            unreviewed_tags(&bytes).map_err(|error| refused(error.to_string()))?
+            FunctionTypes::read(&bytes).map_err(|error| refused(error.to_string()))?
         }
     };
-    let (_, tags) = granted.tags.insert((id, tags));
-    let record = attr.u32(prog::FUNC_INFO_REC_SIZE) as usize;
-    review_functions(&name, functions, record, tags).map_err(|refusal| refused(refusal.to_string()))?;
-    Ok(digest)
+    let (_, types) = granted.types.insert((id, types));
+    review_functions(&name, functions, record, types).map_err(|refusal| refused(refusal.to_string()))?;
+    Ok(JudgedProgram { digest, bound: reviewed.bound(functions, record, types) })
 }
 
 /// Checks the place that a program is attached to, and puts it into the call. Returns the program's type.
 fn attach(
-    paths: &Paths,
+    account: &mut ProxyAccount,
     granted: &mut GrantedContainer,
     caller: &mut NotifiedThread<'_>,
     attr: &CopiedAttr,
@@ -273,7 +319,7 @@ fn attach(
     let (program_type, id) = bpf::program_kind(program.as_fd())?.ok_or_else(wrong)?;
     if !granted.usage.has(UsedKind::Program, id) {
         // An exec has a process of its own, which may have loaded it just now.
-        granted.learn(paths);
+        granted.learn(account)?;
         if !granted.usage.has(UsedKind::Program, id) {
             return Err(foreign("the program", "it was not loaded through the proxy"));
         }
@@ -303,7 +349,7 @@ fn attach(
         }
         AttachTarget::Map => {
             let fd = caller.descriptor(attr.fd(target_at))?;
-            granted.check_map(paths, fd.as_fd())?;
+            granted.check_map(account, fd.as_fd())?;
             prepared.set_descriptor(target_at, fd);
         }
         AttachTarget::PerfEvent => {

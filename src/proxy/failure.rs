@@ -1,8 +1,10 @@
 //! A call that is not made: what the caller gets, and why.
 
+use crate::lifecycle::proxy_account::AccountError;
 use crate::model::metrics_table::ProxyReason;
 use crate::model::proxy::ProxyRefusal;
 use crate::sys::Errno;
+use crate::sys::error::chain;
 
 /// A call that is not made, or that the kernel refused.
 #[derive(Debug)]
@@ -32,6 +34,12 @@ impl From<ProxyRefusal> for FailedCall {
 impl From<Errno> for FailedCall {
     fn from(errno: Errno) -> Self {
         Self { errno: errno.raw_os_error(), refused: None }
+    }
+}
+
+impl From<AccountError> for FailedCall {
+    fn from(error: AccountError) -> Self {
+        ProxyRefusal::NoGrant { why: chain(&error) }.into()
     }
 }
 

@@ -5,8 +5,9 @@ use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use crate::kernel::{GrantedKfuncs, KERNEL_BTF};
+use crate::kernel::{FunctionTypes, GrantedKfuncs, KERNEL_BTF, kernel_symbol};
 use crate::lifecycle::proxy::{self, ProxiedContainer};
+use crate::lifecycle::proxy_account::ProxyAccount;
 use crate::model::ids::ContainerId;
 use crate::model::proxy::usage::{HeldObject, UsedKind};
 use crate::model::proxy::{ProxyRefusal, ProxyUsage};
@@ -18,14 +19,20 @@ use crate::sys::error::chain;
 use crate::sys::seccomp_notify::NotifiedThread;
 use crate::sys::{Errno, cpus, netns};
 
+/// Ids of functions and variables of the kernel whose names are looked up for one container. Each takes milliseconds, and
+/// the container chooses the ids.
+const NAMES_MAX: usize = 64;
+
 /// A container with its grant, and what it has used of it.
 pub(super) struct GrantedContainer {
     pub(super) container: ProxiedContainer,
     pub(super) kfuncs: GrantedKfuncs,
     pub(super) usage: ProxyUsage,
-    /// The id of the BTF of the last program, and the tags of function arguments in it that were not reviewed. An object's
-    /// programs are loaded one after another with one BTF.
-    pub(super) tags: Option<(u32, HashMap<u32, String>)>,
+    /// The id of the BTF of the last program, and its functions. An object's programs are loaded one after another with one
+    /// BTF.
+    pub(super) types: Option<(u32, FunctionTypes)>,
+    /// Names in the kernel's BTF that refusals needed.
+    names: HashMap<u32, Option<String>>,
     /// The calls are made with these.
     pub(super) capabilities: &'static [Capability],
     pub(super) cpus: u64,
@@ -62,7 +69,8 @@ impl GrantedContainer {
             container,
             kfuncs,
             usage,
-            tags: None,
+            types: None,
+            names: HashMap::new(),
             cpus: cpus::possible(),
             network: None,
             entered: false,
@@ -73,7 +81,7 @@ impl GrantedContainer {
     }
 
     /// Notes what was loaded.
-    pub(super) fn add(&mut self, object: HeldObject) {
+    fn add(&mut self, object: HeldObject) {
         self.unrecorded = true;
         self.unreported.push(object.clone());
         self.usage.add(object);
@@ -90,15 +98,36 @@ impl GrantedContainer {
         Ok(is_recorded)
     }
 
-    /// Learns what other processes made for the container, without a change of its record.
-    pub(super) fn learn(&mut self, paths: &Paths) {
-        if let Ok(recorded) = proxy::recorded(paths, &self.container) {
-            self.usage.learn(recorded);
-        }
+    /// Learns what other processes made for the container.
+    pub(super) fn learn(&mut self, account: &mut ProxyAccount) -> Result<(), FailedCall> {
+        let learned = account.locked(self.container.owner, |locked| locked.learned)?;
+        self.usage.learn(learned);
+        Ok(())
+    }
+
+    /// Makes an object for the container, if its limits allow one more of this kind and size in bytes: of all processes that
+    /// serve it, only this one makes any in the meantime. `make` returns the object, and what to return.
+    pub(super) fn make<T>(
+        &mut self,
+        account: &mut ProxyAccount,
+        kind: UsedKind,
+        bytes: u64,
+        make: impl FnOnce() -> Result<(Option<HeldObject>, T), FailedCall>,
+    ) -> Result<T, FailedCall> {
+        account.locked(self.container.owner, |mut locked| {
+            self.usage.learn(std::mem::take(&mut locked.learned));
+            self.make_room(kind, bytes)?;
+            let (object, made) = make()?;
+            if let Some(object) = object {
+                self.add(object.clone());
+                locked.add(&object, self.usage.held(), exists)?;
+            }
+            Ok(made)
+        })?
     }
 
     /// Checks that a descriptor of a map, if it is one, is that of a map which the container's programs may use.
-    pub(super) fn check_map(&mut self, paths: &Paths, fd: BorrowedFd<'_>) -> Result<(), FailedCall> {
+    pub(super) fn check_map(&mut self, account: &mut ProxyAccount, fd: BorrowedFd<'_>) -> Result<(), FailedCall> {
         if self.container.grant.host_scope {
             return Ok(());
         }
@@ -106,14 +135,27 @@ impl GrantedContainer {
         let Some(id) = bpf::id_if_map(fd)? else { return Ok(()) };
         if self.usage.may_use_map(id, &self.container.shown).is_err() {
             // An exec has a process of its own, which may have created it just now.
-            self.learn(paths);
+            self.learn(account)?;
             self.usage.may_use_map(id, &self.container.shown)?;
         }
         Ok(())
     }
 
+    /// The name of a function or variable of the kernel, by its id in the kernel's BTF.
+    pub(super) fn kernel_name(&mut self, id: u32) -> Option<String> {
+        if let Some(known) = self.names.get(&id) {
+            return known.clone();
+        }
+        if self.names.len() >= NAMES_MAX {
+            return None;
+        }
+        let name = fs::read(KERNEL_BTF).ok().and_then(|types| kernel_symbol(&types, id).ok().flatten());
+        self.names.insert(id, name.clone());
+        name
+    }
+
     /// Checks the limits, without the objects that are gone.
-    pub(super) fn make_room(&mut self, kind: UsedKind, bytes: u64) -> Result<(), FailedCall> {
+    fn make_room(&mut self, kind: UsedKind, bytes: u64) -> Result<(), FailedCall> {
         let limits = self.container.grant.limits;
         if self.usage.fits(kind, bytes, &limits).is_err() {
             self.usage.prune(exists);

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 pub use own_socket::{Launcher, serve as serve_own_socket};
 pub use profile::run as print_profile;
 
+use crate::lifecycle::proxy_account::ProxyAccount;
 use crate::lifecycle::proxy_processes::ServedListener;
 use crate::output::error::CommandError;
 use crate::paths::Paths;
@@ -58,9 +59,11 @@ pub fn serve(paths: &Paths) -> Result<ExitCode, CommandError> {
     let received = receive(&connection, Instant::now() + HANDOVER, is_whole)?;
     drop(connection);
     let (listener, id, of) = take_listener(received).map_err(CommandError::new)?;
+    // Without the listener, which ends with this process, its calls get ENOSYS.
+    let shared = ProxyAccount::join(paths, &id)?;
     // It stays if this process is killed: the container is then known to have lost its proxy.
     let served = ServedListener::begin(&id, of);
-    Agent::new(paths, id).run(&listener)?;
+    Agent::new(paths, id, shared).run(&listener)?;
     if let Some(served) = served {
         served.end();
     }

@@ -32,6 +32,8 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::prometheus::CASES,
         crate::proxy::CASES,
         crate::proxy_operation::CASES,
+        crate::proxy_attacks::CASES,
+        crate::proxy_fuzz::CASES,
         crate::registries::CASES,
         crate::requests::CASES,
         crate::tokens::CASES,

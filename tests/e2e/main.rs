@@ -38,6 +38,8 @@ mod pods;
 mod private_registries;
 mod prometheus;
 mod proxy;
+mod proxy_attacks;
+mod proxy_fuzz;
 mod proxy_operation;
 mod registries;
 mod requests;

@@ -31,6 +31,7 @@ crate::cases![
     an_interrupted_call_is_executed_once,
     arguments_that_change_are_judged_once,
     limits_count_what_exists,
+    limits_hold_across_execs,
     the_policy_narrows_helpers,
     without_the_annotation_nothing_is_passed_on,
     a_profile_without_the_listener_is_refused,
@@ -39,7 +40,6 @@ crate::cases![
     nothing_is_allowed_without_a_policy,
     a_killed_proxy_means_enosys,
     twenty_containers_at_once,
-    random_arguments_leave_nothing,
     bpftool_works_unchanged,
     podman_containers_get_a_proxy_of_their_own,
 ];
@@ -53,8 +53,13 @@ pub const EPERM: &str = "-1 1";
 /// A container of user 65534 without a user namespace and without capabilities, that asks for `delegate` through the
 /// proxy.
 pub fn proxied(world: &World, name: &str, delegate: &str) -> Bundle {
+    proxied_program(world, name, delegate, client(), "client")
+}
+
+/// The same with another program in its root directory.
+pub(crate) fn proxied_program(world: &World, name: &str, delegate: &str, program: &Path, at: &str) -> Bundle {
     let bundle = Bundle::new(&world.lab, name).without_userns().rootfs(|rootfs| {
-        fs::copy(client(), rootfs.join("client")).unwrap_or_else(|e| harness!("copy the client: {e}"));
+        fs::copy(program, rootfs.join(at)).unwrap_or_else(|e| harness!("copy {}: {e}", program.display()));
     });
     let profile = profile(&world.lab);
     bundle.ask("delegate", delegate).ask("delegate-via", "proxy").edit(|config| {
@@ -75,7 +80,7 @@ pub fn allow(world: &World, proxy: &str) {
     policy(world, proxy);
 }
 
-fn policy(world: &World, rule: &str) {
+pub(crate) fn policy(world: &World, rule: &str) {
     world.lab.policy(&format!("[[container]]\n{rule}\n"));
 }
 
@@ -262,6 +267,27 @@ fn limits_count_what_exists(world: &mut World) {
     }
 }
 
+/// An exec has a process of its own, which knows at once what the container's has made, and the reverse.
+fn limits_hold_across_execs(world: &mut World) {
+    listen(&world.lab);
+    world.lab.policy("[[container]]\nproxy = [\"sockets\"]\n[limits]\nprograms = 3\n");
+    let bundle = steps(proxied(world, "execs", "sockets"), &["prog", "prog", "wait", "prog", "prog"]).write();
+    let mut running = Runtime::Runc.start(&world.lab, &bundle);
+    running.hear("waiting");
+    let account = world.lab.path("root/run/bpfman-hook/proxy-accounts").join(&bundle.id);
+    assert!(account.exists());
+    let exec = Runtime::Runc.command(&world.lab, &["exec", &bundle.id, "/client", "prog", "prog", "map"]);
+    let exec = crate::support::process::ended(&mut { exec });
+    let found: Vec<_> = exec.stdout.lines().collect();
+    assert_eq!(found, ["prog 0 0", "prog -1 28", "map 0 0"], "{}\n{}", exec.stderr, world.lab.log());
+    // The exec's programs are gone with it.
+    running.say("go\n");
+    let ended = running.finish();
+    let found: Vec<_> = ended.stdout.lines().filter(|line| line.starts_with("prog ")).collect();
+    assert_eq!(found, ["prog 0 0", "prog 0 0", "prog 0 0", "prog -1 28"], "{}", ended.stderr);
+    eventually("the end of the account", Duration::from_secs(10), || (!account.exists()).then_some(()));
+}
+
 fn the_policy_narrows_helpers(world: &mut World) {
     allow(world, "proxy = { presets = [\"sockets\"], helpers = [\"map_lookup_elem\"] }");
     let bundle = proxied(world, "helpers", "sockets");
@@ -365,28 +391,6 @@ fn twenty_containers_at_once(world: &mut World) {
         running.say("go\n");
         running.finish();
     }
-}
-
-fn random_arguments_leave_nothing(world: &mut World) {
-    allow(world, "proxy = [\"sockets\", \"networking\", \"cgroup\"]");
-    let seconds = std::env::var("PROXY_FUZZ_SECONDS").unwrap_or_else(|_| "5".to_owned());
-    let bundle = steps(proxied(world, "fuzz", "sockets:networking:cgroup"), &["map", "fuzz", &seconds, "prog", "xdp"]).write();
-    let mut running = Runtime::Runc.start(&world.lab, &bundle);
-    assert_eq!(running.hear("map "), OK);
-    let patience: u64 = seconds.parse().unwrap_or(5);
-    eventually("the end of the random calls", Duration::from_secs(patience + 60), || {
-        std::thread::sleep(Duration::from_millis(200));
-        running.has_ended().then(|| ())
-    });
-
-    let ended = running.finish();
-    let made = ended.line("fuzz ").unwrap_or_else(|| panic!("{} {}", ended.stdout, ended.stderr));
-    assert!(!made.contains(", 0 made"), "{made}");
-    // The proxy survived, and nothing is in the way of a link.
-    assert_eq!(ended.line("prog "), Some(OK), "{}", ended.stdout);
-    assert_eq!(ended.line("xdp "), Some(OK), "{}", ended.stdout);
-    let host = tool(Command::new("ip").args(["-d", "link", "show", "lo"]));
-    assert!(!host.contains("xdp"), "{host}");
 }
 
 fn bpftool_works_unchanged(world: &mut World) {

@@ -138,33 +138,6 @@ static void cost(void) {
 	fflush(stdout);
 }
 
-// Random arguments for a time in seconds; what is created is closed at once.
-static void fuzz(int seconds) {
-	static const int cmds[] = { 0, 5, 8, 9, 17, 18, 28, 36, 0x10005, 64 };
-	double end = now() + seconds * 1e6;
-	unsigned long calls = 0, made = 0;
-	srand(1);
-	uint8_t *page = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	while (now() < end) {
-		int cmd = cmds[rand() % 10];
-		memset(&a, 0, sizeof a);
-		memcpy(page, pass, sizeof pass);
-		switch (rand() % 4) {
-		case 0: a.map.type = rand() % 34; a.map.key = 4; a.map.value = 8; a.map.entries = rand() % 64; cmd = rand() % 4 ? MAP_CREATE : cmd; break;
-		case 1: a.prog.type = rand() % 34; a.prog.expected = rand() % 56; a.prog.insns = (uintptr_t)page; a.prog.insn_cnt = 2 + rand() % 2;
-			a.prog.license = (uintptr_t)"GPL"; cmd = rand() % 4 ? PROG_LOAD : cmd; break;
-		case 2: a.link.prog_fd = rand() % 8; a.link.target = rand() % 4; a.link.type = rand() % 56; cmd = rand() % 4 ? LINK_CREATE : cmd; break;
-		}
-		for (int i = rand() % 4; i > 0; i--) a.bytes[rand() % 176] = rand() % 3 ? rand() % 64 : rand();
-		for (int i = rand() % 3; i > 0; i--) page[rand() % 16] = rand();
-		long fd = bpf(cmd, rand() % 4 ? 128 : rand() % 8192);
-		calls++;
-		if (fd > 2) { made++; close(fd); }
-	}
-	printf("fuzz %lu calls, %lu made\n", calls, made);
-	fflush(stdout);
-}
-
 int main(int argc, char **argv) {
 	for (int i = 1; i < argc; i++) {
 		const char *step = argv[i];
@@ -210,7 +183,6 @@ int main(int argc, char **argv) {
 		else if (!strcmp(step, "storm")) storm();
 		else if (!strcmp(step, "race")) race();
 		else if (!strcmp(step, "cost")) cost();
-		else if (!strcmp(step, "fuzz")) fuzz(atoi(argv[++i]));
 		else if (!strcmp(step, "other-netns")) {
 			if (unshare(CLONE_NEWUSER | CLONE_NEWNET)) { printf("other-netns cannot %d\n", errno); continue; }
 			say(step, link_to(xdp(), 1, 37));

@@ -36,12 +36,18 @@ pub fn listen(lab: &Lab) {
 /// The compiled client.
 pub fn client() -> &'static Path {
     static CLIENT: OnceLock<PathBuf> = OnceLock::new();
-    CLIENT.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/proxy_client.c");
-        let out = std::env::temp_dir().join(format!("bpfman-hook-proxy-client-{}", std::process::id()));
-        tool(Command::new("cc").args(["-O2", "-static", "-pthread", "-o"]).arg(&out).arg(source));
-        out
-    })
+    CLIENT.get_or_init(|| compiled("proxy_client"))
+}
+
+/// Compiles a static program of tests/e2e/, unless it is in the directory TEST_PROGRAMS already.
+pub fn compiled(name: &str) -> PathBuf {
+    if let Some(programs) = std::env::var_os("TEST_PROGRAMS") {
+        return Path::new(&programs).join(name);
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/e2e/{name}.c"));
+    let out = std::env::temp_dir().join(format!("bpfman-hook-{name}-{}", std::process::id()));
+    tool(Command::new("cc").args(["-O2", "-static", "-pthread", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&out).arg(source));
+    out
 }
 
 /// The seccomp profile that the binary prints.

@@ -10,7 +10,8 @@
 //! What is unknown is refused: helpers, kinds of constants, opcodes and argument tags of kernels that are newer than
 //! this version.
 
-mod callbacks;
+mod bound;
+mod calls;
 mod constants;
 mod opcodes;
 mod refusal;
@@ -20,17 +21,23 @@ mod tags;
 #[cfg(test)]
 mod tests;
 
-pub use refusal::{Objection, ReviewRefusal};
-pub use submitted::{GrantedKfuncs, SubmittedRefusal, TagsError, review_functions, review_submitted, unreviewed_tags};
+pub use bound::ExecutionBound;
+pub use refusal::{KernelSymbol, Objection, ReviewRefusal};
+pub use submitted::{
+    FunctionTypes, GrantedKfuncs, ReviewedProgram, SubmittedRefusal, TagsError, kernel_symbol, review_functions,
+    review_submitted,
+};
 
+use crate::kernel::btf::{BtfKind, Type};
 use crate::kernel::core_relo::POISON;
+use crate::kernel::fixup;
 use crate::kernel::insn::{
     self, Insn, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, PSEUDO_VARIABLE,
 };
 use crate::kernel::link::Linked;
 use crate::kernel::object::BpfObject;
 use crate::model::reach::{self, Reach};
-use callbacks::Callbacks;
+use calls::ProgramCalls;
 use constants::Constants;
 use submitted::AllowedCalls;
 
@@ -46,61 +53,108 @@ const REPEATING: [u32; 4] = [12, 164, LOOP, 209];
 type Broken = (Objection, Option<usize>);
 
 /// Reviews a linked program of an object. `program_type` is `enum bpf_prog_type`; for types that container scope never
-/// loads nothing is allowed.
-pub(crate) fn review(object: &BpfObject<'_>, name: &str, program_type: u32, linked: &Linked) -> Result<(), ReviewRefusal> {
-    let broken = instructions(program_type, &linked.instructions, &linked.starts, None)
-        .and_then(|()| tags::check(object.btf.as_ref().map(|(btf, _)| btf), &linked.functions));
-    broken.map_err(|(objection, at)| {
+/// loads nothing is allowed. Returns how much the program can execute, if that is more than the verifier explores: it is
+/// to be checked after the kernel has loaded it.
+pub(crate) fn review(
+    object: &BpfObject<'_>,
+    name: &str,
+    program_type: u32,
+    linked: &Linked,
+) -> Result<Option<ExecutionBound>, ReviewRefusal> {
+    let btf = object.btf.as_ref().map(|(btf, _)| btf);
+    let reviewed = instructions(program_type, &linked.instructions, &linked.starts, None);
+    let reviewed = reviewed.and_then(|calls| tags::check(btf, &linked.functions).map(|()| calls));
+    let calls = reviewed.map_err(|(objection, at)| {
         let line = at.and_then(|at| refusal::line(object, linked, at));
         ReviewRefusal { program: name.to_owned(), objection, at, line }
-    })
+    })?;
+    let is_static = fixup::static_functions(&object.elf);
+    let globals = bound::globals(&linked.functions, Linked::FUNCTION_RECORD, |ty| {
+        let found = btf.and_then(|btf| Some((btf, btf.ty(ty).ok()?)));
+        found.is_some_and(|(btf, ty)| is_global(&ty) && !is_static(btf.string_bytes(ty.name_offset)))
+    });
+    Ok(ExecutionBound::of(&linked.instructions, &calls, &globals))
+}
+
+/// Whether the verifier explores a function by itself, from its type (BTF_FUNC_STATIC is 0).
+fn is_global(function: &Type<'_>) -> bool {
+    function.kind == BtfKind::Func && function.vlen != 0
 }
 
 /// Reviews instructions; `starts` are the first ones of the functions, in ascending order. `allowed` narrows the helpers
 /// and lists kfuncs; without it no kfunc is allowed.
-fn instructions(program_type: u32, code: &[Insn], starts: &[usize], allowed: Option<&AllowedCalls<'_>>) -> Result<(), Broken> {
+fn instructions(
+    program_type: u32,
+    code: &[Insn],
+    starts: &[usize],
+    allowed: Option<&AllowedCalls<'_>>,
+) -> Result<ProgramCalls, Broken> {
     let targets = JumpTargets::of(code, starts);
     let mut constants = Constants::default();
-    let mut callbacks = Callbacks::new(starts);
+    let mut calls = ProgramCalls::new(starts);
     let mut at = 0;
     while let Some(insn) = code.get(at).copied() {
         if targets.contains(at) {
             constants = Constants::default();
         }
-        let broken = |objection| Err((objection, Some(at)));
+        let broken = |objection| (objection, Some(at));
         if !opcodes::is_known(insn.code) {
             let objection = if insn.code == insn::MAY_GOTO { Objection::MayGoto } else { Objection::Opcode(insn.code) };
-            return broken(objection);
+            return Err(broken(objection));
         }
         if insn.is_wide() {
             match insn.src() {
                 0 | PSEUDO_MAP_FD | PSEUDO_MAP_VALUE => {}
-                PSEUDO_VARIABLE => return broken(Objection::KernelVariable),
-                PSEUDO_FUNC => callbacks.callback(target(at, insn.imm)),
-                other => return broken(Objection::Constant(other)),
+                PSEUDO_VARIABLE => return Err(broken(Objection::KernelVariable(variable(insn, code.get(at + 1))))),
+                PSEUDO_FUNC => calls.callback(target(at, insn.imm)),
+                other => return Err(broken(Objection::Constant(other))),
             }
         } else if insn.code == insn::CALL {
             match insn.src() {
                 0 if insn.imm == POISON => {}
                 0 => {
                     let number = insn.imm.cast_unsigned();
-                    helper(program_type, number, &constants).or_else(broken)?;
-                    allowed.map_or(Ok(()), |allowed| allowed.helper(number)).or_else(broken)?;
+                    helper(program_type, number, &constants).map_err(broken)?;
+                    allowed.map_or(Ok(()), |allowed| allowed.helper(number)).map_err(broken)?;
                     if REPEATING.contains(&number) {
-                        callbacks.repeats(at, number);
+                        calls.repeats(at, number, rounds(number, &constants));
                     }
                 }
-                PSEUDO_CALL => callbacks.call(at, target(at, insn.imm)),
-                PSEUDO_KFUNC => allowed.map_or(Err(Objection::Kfunc), |allowed| allowed.kfunc(insn)).or_else(broken)?,
-                other => return broken(Objection::Call(other)),
+                PSEUDO_CALL => calls.call(at, target(at, insn.imm)),
+                PSEUDO_KFUNC => match allowed {
+                    Some(allowed) => allowed.kfunc(insn).map_err(broken)?,
+                    None => return Err(broken(Objection::Kfunc(kernel_function(insn)))),
+                },
+                other => return Err(broken(Objection::Call(other))),
             }
         }
         constants.follow(insn, code.get(at + 1).copied());
         at += if insn.is_wide() { 2 } else { 1 };
     }
-    match callbacks.repeated_in_callback() {
+    match calls.repeated_in_callback() {
         Some((at, number)) => Err((Objection::InCallback(number), Some(at))),
-        None => Ok(()),
+        None => Ok(calls),
+    }
+}
+
+/// The function that a call of the kernel names. The offset selects the BTF of a module.
+fn kernel_function(call: Insn) -> KernelSymbol {
+    KernelSymbol { id: call.imm.cast_unsigned(), in_module: call.off != 0, name: None }
+}
+
+/// The variable that a constant names; its second half has a descriptor of the BTF of a module, or 0.
+fn variable(constant: Insn, second: Option<&Insn>) -> KernelSymbol {
+    KernelSymbol { id: constant.imm.cast_unsigned(), in_module: second.is_some_and(|second| second.imm != 0), name: None }
+}
+
+/// How often a repeating helper calls its callback at most. Of for_each_map_elem: the entries of an array of 64 MiB, which
+/// is the default limit on the memory of maps; of user_ringbuf_drain: BPF_MAX_USER_RINGBUF_SAMPLES.
+fn rounds(number: u32, constants: &Constants) -> u64 {
+    match number {
+        LOOP => constants.value(1).unwrap_or(MAX_ROUNDS),
+        164 => 8 << 20,
+        209 => 128 << 10,
+        _ => 0,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::bound::EXECUTED_MAX;
 use crate::kernel::link::Linked;
 use crate::kernel::object::BpfObject;
 use crate::model::reach::{self, Reach};
@@ -10,6 +11,27 @@ use crate::model::reach::{self, Reach};
 const TRACE_PRINTK: u32 = 6;
 /// See [`TRACE_PRINTK`].
 const TRACE_VPRINTK: u32 = 177;
+
+/// A function or variable of the kernel, as instructions refer to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelSymbol {
+    /// Its BTF id, in the kernel or in a module.
+    pub id: u32,
+    /// True if it is one of a module.
+    pub in_module: bool,
+    /// Its name, if it was looked up.
+    pub name: Option<String>,
+}
+
+impl fmt::Display for KernelSymbol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => f.write_str(name),
+            None if self.in_module => write!(f, "{} of a module", self.id),
+            None => write!(f, "{}", self.id),
+        }
+    }
+}
 
 /// What a program does that container scope does not allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,16 +44,21 @@ pub enum Objection {
     Rounds,
     /// A repeating helper that is called from a callback.
     InCallback(u32),
+    /// More instructions in one run than container scope allows.
+    Executed {
+        /// How many.
+        most: u64,
+    },
     /// `may_goto`
     MayGoto,
-    /// The address of a kernel variable, by its BTF id.
-    KernelVariable,
-    /// A kernel function, by its BTF id.
-    Kfunc,
+    /// The address of a kernel variable.
+    KernelVariable(KernelSymbol),
+    /// A call of a kernel function.
+    Kfunc(KernelSymbol),
     /// A helper that the policy's list for submitted programs does not have.
     NotListed(u32),
-    /// A kernel function that this list does not have, by its BTF id.
-    KfuncNotListed(u32),
+    /// A kernel function that this list does not have.
+    KfuncNotListed(KernelSymbol),
     /// A 64-bit constant of an unknown kind (`src_reg`).
     Constant(u8),
     /// A call of an unknown kind (`src_reg`).
@@ -60,6 +87,11 @@ pub struct ReviewRefusal {
 }
 
 impl ReviewRefusal {
+    /// A refusal that concerns the whole program.
+    pub fn of(program: &str, objection: Objection) -> Self {
+        Self { program: program.to_owned(), objection, at: None, line: None }
+    }
+
     fn place(&self) -> String {
         match (self.at, &self.line) {
             (Some(at), Some((file, line))) => format!(" (instruction {at}, {file}:{line})"),
@@ -77,11 +109,14 @@ impl Objection {
             Self::Netns(number) => format!("calls {} with a network namespace other than its own", Helper(*number)),
             Self::Rounds => "calls bpf_loop with a count that is not a constant of at most 65536".to_owned(),
             Self::InCallback(number) => format!("calls {} from a callback", Helper(*number)),
+            Self::Executed { most } => {
+                let most = if *most > 1 << 40 { "any number of".to_owned() } else { most.to_string() };
+                format!("can execute {most} instructions in one run, by loops that call global functions or run callbacks")
+            }
             Self::MayGoto => "uses may_goto".to_owned(),
-            Self::KernelVariable => "uses a kernel variable".to_owned(),
-            Self::Kfunc => "calls a kernel function (kfunc)".to_owned(),
+            Self::KernelVariable(symbol) => format!("uses the kernel variable {symbol}"),
+            Self::Kfunc(symbol) | Self::KfuncNotListed(symbol) => format!("calls the kernel function {symbol}"),
             Self::NotListed(number) => format!("calls {}", Helper(*number)),
-            Self::KfuncNotListed(id) => format!("calls the kernel function {id}"),
             Self::Constant(kind) => format!("has a constant of unknown kind {kind}"),
             Self::Call(kind) => format!("has a call of unknown kind {kind}"),
             Self::Opcode(code) => format!("has the unknown opcode {code:#04x}"),
@@ -98,8 +133,13 @@ impl Objection {
             },
             Self::Netns(_) => "that reaches beyond the container".to_owned(),
             Self::Rounds | Self::MayGoto => "that can hold a processor".to_owned(),
+            Self::Executed { .. } => format!("more than {EXECUTED_MAX} can hold a processor"),
             Self::InCallback(_) => "nested loops can hold a processor".to_owned(),
-            Self::KernelVariable | Self::Kfunc => format!("that can reach {}", Reach::KernelMemory),
+            Self::KernelVariable(_) => format!("that can reach {}", Reach::KernelMemory),
+            Self::Kfunc(symbol) => match symbol.name.as_deref().and_then(reach::kfunc).filter(|reach| reach.is_beyond()) {
+                Some(reach) => format!("that reaches {reach}"),
+                None => "kernel functions are not allowed at container scope".to_owned(),
+            },
             Self::NotListed(_) => "that is not among the helpers of the rule".to_owned(),
             Self::KfuncNotListed(_) => "that is not among the kfuncs of the rule".to_owned(),
             Self::Tag(tag) if tag == "arg:untrusted" => format!("that reaches {}", Reach::KernelMemory),
@@ -107,9 +147,18 @@ impl Objection {
         }
     }
 
+    /// The symbol of the kernel that the program refers to, by an id that its author sees only in the kernel's BTF.
+    pub(super) fn symbol(&mut self) -> Option<&mut KernelSymbol> {
+        match self {
+            Self::KernelVariable(symbol) | Self::Kfunc(symbol) | Self::KfuncNotListed(symbol) => Some(symbol),
+            _ => None,
+        }
+    }
+
     /// What the author can use instead.
     pub(super) fn instead(&self) -> &'static str {
         match self {
+            Self::Executed { .. } => ", or static functions in place of global ones, and fewer rounds",
             Self::Netns(_) => ", or BPF_F_CURRENT_NETNS as a constant",
             Self::Helper(TRACE_PRINTK | TRACE_VPRINTK) => ", or a ring buffer in place of bpf_printk",
             _ => "",

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Broken, Objection, instructions, target};
+use super::bound::{self, ExecutionBound};
+use super::calls::ProgramCalls;
+use super::{Broken, Objection, instructions, is_global, kernel_function, target};
 use crate::kernel::btf::{Btf, BtfError, BtfKind};
 use crate::kernel::insn::{self, Insn, PSEUDO_FUNC, PSEUDO_KFUNC};
 use crate::kernel::review::tags;
@@ -22,6 +24,28 @@ pub struct SubmittedRefusal {
     pub objection: Objection,
     /// The instruction, counted from its start.
     pub at: Option<usize>,
+}
+
+impl SubmittedRefusal {
+    /// Looks up the name of the kernel's function or variable that the program refers to, if that is the reason. `name`
+    /// gives the name of a type of the kernel's BTF.
+    pub fn with_name(mut self, name: impl FnOnce(u32) -> Option<String>) -> Self {
+        if let Some(symbol) = self.objection.symbol().filter(|symbol| !symbol.in_module) {
+            symbol.name = name(symbol.id);
+        }
+        self
+    }
+}
+
+/// The name of a function or variable in the BTF of the kernel.
+///
+/// # Errors
+/// If it cannot be read. A type that it does not have, or that is neither, has no name.
+pub fn kernel_symbol(kernel: &[u8], id: u32) -> Result<Option<String>, BtfError> {
+    let types = Btf::parse(kernel)?;
+    let Ok(ty) = types.ty(id) else { return Ok(None) };
+    let named = matches!(ty.kind, BtfKind::Func | BtfKind::Var);
+    if named { types.name(&ty).map(|name| Some(name.to_owned())) } else { Ok(None) }
 }
 
 struct Place(Option<usize>);
@@ -83,15 +107,32 @@ impl AllowedCalls<'_> {
     pub(super) fn kfunc(&self, call: Insn) -> Result<(), Objection> {
         let unlisted = match (&self.grant.kfuncs, self.grant.host_scope) {
             (None, true) => return Ok(()),
-            (None, false) => return Err(Objection::Kfunc),
-            (Some(_), _) => Objection::KfuncNotListed(call.imm.cast_unsigned()),
+            (None, false) => return Err(Objection::Kfunc(kernel_function(call))),
+            (Some(_), _) => Objection::KfuncNotListed(kernel_function(call)),
         };
         let name = self.kfuncs.ids.get(&call.imm.cast_unsigned()).filter(|_| call.off == 0).ok_or(unlisted)?;
         // What the policy lists was reviewed by the administrator, unless it is known to reach beyond.
         match reach::kfunc(name) {
-            Some(reach) if reach.is_beyond() && !self.grant.host_scope => Err(Objection::Kfunc),
+            Some(reach) if reach.is_beyond() && !self.grant.host_scope => Err(Objection::Kfunc(kernel_function(call))),
             _ => Ok(()),
         }
+    }
+}
+
+/// A program whose instructions were reviewed, at container scope with its calls.
+#[derive(Debug)]
+pub struct ReviewedProgram {
+    code: Vec<Insn>,
+    calls: Option<ProgramCalls>,
+}
+
+impl ReviewedProgram {
+    /// How much it can execute, if that is more than the verifier explores: it is to be checked after the kernel has
+    /// loaded it. `functions` are its `struct bpf_func_info` records of `record` bytes each, and `types` the functions of
+    /// their BTF.
+    pub fn bound(&self, functions: &[u8], record: usize, types: &FunctionTypes) -> Option<ExecutionBound> {
+        let globals = bound::globals(functions, record, |ty| types.globals.binary_search(&ty).is_ok());
+        ExecutionBound::of(&self.code, self.calls.as_ref()?, &globals)
     }
 }
 
@@ -102,14 +143,17 @@ pub fn review_submitted(
     name: &str,
     program_type: u32,
     code: &[[u8; insn::SIZE]],
-) -> Result<(), SubmittedRefusal> {
+) -> Result<ReviewedProgram, SubmittedRefusal> {
     let code: Vec<Insn> = code.iter().copied().map(Insn::from).collect();
     let allowed = AllowedCalls { grant, kfuncs };
-    let broken = match grant.host_scope {
-        true => calls(&code, &allowed),
-        false => instructions(program_type, &code, &starts(&code), Some(&allowed)),
+    let reviewed = match grant.host_scope {
+        true => calls(&code, &allowed).map(|()| None),
+        false => instructions(program_type, &code, &starts(&code), Some(&allowed)).map(Some),
     };
-    broken.map_err(|(objection, at)| SubmittedRefusal { program: name.to_owned(), objection, at })
+    match reviewed {
+        Ok(calls) => Ok(ReviewedProgram { code, calls }),
+        Err((objection, at)) => Err(SubmittedRefusal { program: name.to_owned(), objection, at }),
+    }
 }
 
 /// At host scope only the lists of the grant apply.
@@ -164,33 +208,41 @@ pub enum TagsError {
     TooMany,
 }
 
-/// The tags of function arguments in some BTF that were not reviewed: one for each tagged function, by its type.
-///
-/// # Errors
-/// If it cannot be parsed, or has more than [`TAGS_MAX`] of them.
-pub fn unreviewed_tags(btf: &[u8]) -> Result<HashMap<u32, String>, TagsError> {
-    let mut found = HashMap::new();
-    for (at, (function, tag)) in tags::unreviewed(&Btf::parse(btf)?).enumerate() {
-        if at >= TAGS_MAX {
-            return Err(TagsError::TooMany);
-        }
-        found.entry(function).or_insert(tag);
-    }
-    Ok(found)
+/// The functions in some BTF, as far as the review needs them.
+#[derive(Debug, Default)]
+pub struct FunctionTypes {
+    /// Tags of arguments that were not reviewed: one for each tagged function, by its type.
+    tags: HashMap<u32, String>,
+    /// The types of global functions, ascending.
+    globals: Vec<u32>,
 }
 
-/// Checks the functions of a program, `struct bpf_func_info` of `record` bytes each, against [`unreviewed_tags`] of its
+impl FunctionTypes {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// If the BTF cannot be parsed, or has more than [`TAGS_MAX`] tags that were not reviewed.
+    pub fn read(btf: &[u8]) -> Result<Self, TagsError> {
+        let btf = Btf::parse(btf)?;
+        let mut tags = HashMap::new();
+        for (at, (function, tag)) in tags::unreviewed(&btf).enumerate() {
+            if at >= TAGS_MAX {
+                return Err(TagsError::TooMany);
+            }
+            tags.entry(function).or_insert(tag);
+        }
+        let globals = btf.types().filter(is_global).map(|function| function.id).collect();
+        Ok(Self { tags, globals })
+    }
+}
+
+/// Checks the tags of a program's functions, `struct bpf_func_info` of `record` bytes each, with the functions of its
 /// BTF.
-pub fn review_functions(
-    name: &str,
-    functions: &[u8],
-    record: usize,
-    tags: &HashMap<u32, String>,
-) -> Result<(), SubmittedRefusal> {
+pub fn review_functions(name: &str, functions: &[u8], record: usize, types: &FunctionTypes) -> Result<(), SubmittedRefusal> {
     // The first field is the instruction, the second the type.
     for function in functions.chunks_exact(record.max(8)) {
         let ty = function.get(4..).and_then(<[u8]>::first_chunk).copied().map(u32::from_ne_bytes);
-        if let Some(tag) = ty.and_then(|ty| tags.get(&ty)) {
+        if let Some(tag) = ty.and_then(|ty| types.tags.get(&ty)) {
             return Err(SubmittedRefusal { program: name.to_owned(), objection: Objection::Tag(tag.clone()), at: None });
         }
     }
@@ -233,7 +285,7 @@ mod tests {
 
     fn judge(grant: &ProxyGrant, code: &[[u8; 8]]) -> Result<(), String> {
         let kfuncs = GrantedKfuncs { ids: [(7, "bpf_good".to_owned()), (8, "bpf_rdonly_cast".to_owned())].into() };
-        review_submitted(grant, &kfuncs, "p", XDP, code).map_err(|refusal| refusal.to_string())
+        review_submitted(grant, &kfuncs, "p", XDP, code).map(drop).map_err(|refusal| refusal.to_string())
     }
 
     #[test]
@@ -253,8 +305,14 @@ mod tests {
             (vec![insn(0x15, 0, 1, 0), insn(0xb7, 4, 0, -1), helper(84), EXIT], Some("other than its own")),
             // So is the entry of a function.
             (vec![insn(0xb7, 4, 0, -1), insn(0x85, 0x10, 0, 0), helper(84), EXIT], Some("other than its own")),
-            (vec![kfunc(7, 0), EXIT], Some("calls a kernel function (kfunc)")),
-            (vec![insn(0x18, 0x30, 0, 1), [0; 8], EXIT], Some("uses a kernel variable")),
+            (
+                vec![kfunc(7, 0), EXIT],
+                Some("calls the kernel function 7 (instruction 0): kernel functions are not allowed at container scope"),
+            ),
+            (
+                vec![insn(0x18, 0x30, 0, 1), [0; 8], EXIT],
+                Some("uses the kernel variable 1 (instruction 0): that can reach kernel memory"),
+            ),
             (vec![insn(0x18, 0x70, 0, 1), [0; 8], EXIT], Some("a constant of unknown kind 7")),
             (vec![insn(0xe5, 0, 0, 0), EXIT], Some("uses may_goto")),
             (vec![helper(181), EXIT], Some("bpf_loop with a count")),
@@ -285,7 +343,9 @@ mod tests {
     fn listed_kfuncs_are_allowed_unless_they_reach_beyond() {
         let listed = grant(None, Some(&["bpf_good", "bpf_rdonly_cast"]), false);
         assert_eq!(judge(&listed, &[kfunc(7, 0), EXIT]), Ok(()));
-        for (call, part) in [(kfunc(9, 0), "kernel function 9"), (kfunc(7, 1), "kernel function 7"), (kfunc(8, 0), "kfunc")] {
+        for (call, part) in
+            [(kfunc(9, 0), "kernel function 9"), (kfunc(7, 1), "kernel function 7"), (kfunc(8, 0), "kernel function 8")]
+        {
             assert!(judge(&listed, &[call, EXIT]).unwrap_err().contains(part));
         }
         let host = grant(None, Some(&["bpf_rdonly_cast"]), true);
@@ -303,7 +363,7 @@ mod tests {
 
     #[test]
     fn tagged_functions_are_found_by_their_type() {
-        let tags = [(5, "arg:untrusted".to_owned())].into();
+        let tags = FunctionTypes { tags: [(5, "arg:untrusted".to_owned())].into(), globals: Vec::new() };
         let record = |ty: u32| [0u32, ty].map(u32::to_ne_bytes).concat();
         assert_eq!(review_functions("p", &record(4), 8, &tags), Ok(()));
         let refused = review_functions("p", &[record(4), record(5)].concat(), 8, &tags).unwrap_err().to_string();
@@ -329,13 +389,15 @@ mod tests {
     #[test]
     fn tags_are_read_up_to_a_number() {
         for (tags, is_read) in [(0, true), (1, true), (TAGS_MAX, true), (TAGS_MAX + 1, false)] {
-            let found = unreviewed_tags(&tagged(tags));
+            let found = FunctionTypes::read(&tagged(tags));
             match found {
-                Ok(found) if is_read => assert_eq!(found.get(&2).map(String::as_str), (tags > 0).then_some("arg:untrusted")),
+                Ok(found) if is_read => {
+                    assert_eq!(found.tags.get(&2).map(String::as_str), (tags > 0).then_some("arg:untrusted"))
+                }
                 Err(TagsError::TooMany) if !is_read => {}
                 found => panic!("{tags}: {found:?}"),
             }
         }
-        assert!(matches!(unreviewed_tags(b"no BTF"), Err(TagsError::Unreadable(_))));
+        assert!(matches!(FunctionTypes::read(b"no BTF"), Err(TagsError::Unreadable(_))));
     }
 }

@@ -12,7 +12,7 @@ const CGROUP_SKB: u32 = 8;
 
 /// The review of an image's program.
 fn instructions(program_type: u32, code: &[Insn], starts: &[usize]) -> Result<(), Broken> {
-    super::instructions(program_type, code, starts, None)
+    super::instructions(program_type, code, starts, None).map(drop)
 }
 
 /// One instruction: code, destination and source register, offset, constant.
@@ -136,10 +136,10 @@ fn instructions_that_are_not_reviewed_are_refused() {
     let second = |insn| [mov(0, 0), insn, insn_zero(), exit()];
     for (bad, objection) in [
         (insn(insn::MAY_GOTO, 0, 0, 1, 0), Objection::MayGoto),
-        (insn(insn::LD_IMM64, 1, PSEUDO_VARIABLE, 0, 7), Objection::KernelVariable),
+        (insn(insn::LD_IMM64, 1, PSEUDO_VARIABLE, 0, 7), Objection::KernelVariable(symbol(7))),
         (insn(insn::LD_IMM64, 1, 5, 0, 0), Objection::Constant(5)),
         (insn(insn::LD_IMM64, 1, 15, 0, 0), Objection::Constant(15)),
-        (insn(insn::CALL, 0, PSEUDO_KFUNC, 0, 7), Objection::Kfunc),
+        (insn(insn::CALL, 0, PSEUDO_KFUNC, 0, 7), Objection::Kfunc(symbol(7))),
         (insn(insn::CALL, 0, 3, 0, 7), Objection::Call(3)),
         (insn(0x8d, 1, 0, 0, 0), Objection::Opcode(0x8d)),
         (insn(0x0d, 1, 0, 0, 0), Objection::Opcode(0x0d)),
@@ -149,6 +149,10 @@ fn instructions_that_are_not_reviewed_are_refused() {
         assert_eq!(found(&second(bad)), Some((objection, Some(1))), "{bad:?}");
     }
     assert_eq!(found(&[insn(insn::LD_IMM64, 1, 1, 0, 0)]), None, "a truncated constant is left to the verifier");
+}
+
+fn symbol(id: u32) -> KernelSymbol {
+    KernelSymbol { id, in_module: false, name: None }
 }
 
 fn insn_zero() -> Insn {
@@ -225,7 +229,7 @@ fn reviewed(object: &str) -> Vec<(String, Result<(), String>)> {
         let Ok(linked) = link(&object, function, None) else { continue };
         if reach::reviewed(kind.kernel_type()) {
             let said = review(&object, &function.name, kind.kernel_type(), &linked);
-            results.push((function.name.clone(), said.map_err(|refusal| refusal.to_string())));
+            results.push((function.name.clone(), said.map(drop).map_err(|refusal| refusal.to_string())));
         }
     }
     results

@@ -143,14 +143,8 @@ impl<'l> NotifiedThread<'l> {
         Ok((namespace, inode))
     }
 
-    /// When the thread was started, in clock ticks since boot: with its number it identifies the thread. None if the
-    /// call no longer waits.
-    pub fn started(&self) -> Option<u64> {
-        self.started_unless_gone().filter(|_| self.listener.is_waiting(self.id))
-    }
-
-    /// The same without that condition, for a call that a signal has interrupted. The number can then belong to another
-    /// thread, which has another start.
+    /// When the thread was started, in clock ticks since boot: with its number it identifies the thread. The number of a
+    /// thread whose call was interrupted can belong to another one by now, which has another start.
     pub fn started_unless_gone(&self) -> Option<u64> {
         start_time(&std::fs::read_to_string(format!("/proc/{}/stat", self.tid)).ok()?)
     }
