@@ -156,23 +156,25 @@ static void hold_loop(const char *attack, int rounds, int nested) {
 	code[1].imm = (nested ? 10 : 8) - 2;
 	say(attack, load(SOCKET_FILTER, 0, code, nested ? COUNT(code) : 10));
 }
-// Loops in functions that call each other. The verifier explores each global function by itself, so that it accepts them.
-static void hold_global(const char *attack, int rounds, int linkage) {
-	enum { LEVELS = 3, LENGTH = 6 };
-	uint32_t types[4 + 3 + 3 * LEVELS] = { 1, 1 << 24, 8, 64, 0, 13 << 24, 1 }, functions[2 * LEVELS];
+// Many loops, one after the other. The verifier explores a callback once for each of them, and not in all rounds.
+static void hold_many(const char *attack, unsigned loops) {
+	enum { CALL = 6, BODY = 100, MOST = 64 };
+	static struct insn code[MOST * CALL + 2 + BODY + 1];
+	// 1 u64; 2 u64 (*)(void); 3 the program, global; 4 the callback, static.
+	uint32_t types[] = { 1, 1 << 24, 8, 64, 0, 13 << 24, 1, 5, 12 << 24 | 1, 2, 5, 12 << 24, 2 };
 	static const char names[] = "\0u64\0f";
 	static uint8_t bytes[128];
-	struct insn code[LEVELS * LENGTH];
-	for (int level = 0; level < LEVELS; level++) {
-		uint32_t *type = types + 7 + 3 * level;
-		type[0] = 5; type[1] = 12 << 24 | (level ? linkage : 1); type[2] = 2;
-		functions[2 * level] = level * LENGTH; functions[2 * level + 1] = 3 + level;
-		struct insn *function = code + level * LENGTH;
-		function[0] = MOV(6, rounds);
-		function[1] = level < LEVELS - 1 ? FUNCTION(LENGTH - 2) : MOV(1, 0);
-		function[2] = I(0x17, 6, 0, 0, 1); function[3] = I(0x55, 6, 0, -3, 0); function[4] = MOV(0, 0); function[5] = EXIT;
+	unsigned callback = loops * CALL + 2, n = 0;
+	for (unsigned i = 0; i < loops; i++) {
+		code[n++] = MOV(1, 65536);
+		code[n] = I(0x18, 2, 4, 0, callback - n - 1); n++;
+		code[n++] = I(0, 0, 0, 0, 0);
+		code[n++] = MOV(3, 0); code[n++] = MOV(4, 0); code[n++] = HELPER(181);
 	}
-	uint32_t header[6] = { 0x1eb9f, 24, 0, sizeof types, sizeof types, sizeof names };
+	code[n++] = MOV(0, 0); code[n++] = EXIT;
+	for (unsigned i = 0; i < BODY; i++) code[n++] = MOV(0, 0);
+	code[n++] = EXIT;
+	uint32_t header[6] = { 0x1eb9f, 24, 0, sizeof types, sizeof types, sizeof names }, functions[] = { 0, 3, callback, 4 };
 	memcpy(bytes, header, 24); memcpy(bytes + 24, types, sizeof types); memcpy(bytes + 24 + sizeof types, names, sizeof names);
 	memset(attr, 0, sizeof attr);
 	put64(0, (uintptr_t)bytes); put32(16, 24 + sizeof types + sizeof names);
@@ -180,7 +182,7 @@ static void hold_global(const char *attack, int rounds, int linkage) {
 	long loaded = bpf(BTF_LOAD);
 	if (loaded < 0) { say(attack, loaded); return; }
 	verifier[0] = 0;
-	long program = load_typed(SOCKET_FILTER, 0, code, COUNT(code), loaded, functions, LEVELS);
+	long program = load_typed(SOCKET_FILTER, 0, code, n, loaded, functions, 2);
 	if (program >= 0) verifier[0] = 0;
 	say(attack, program);
 }
@@ -234,9 +236,8 @@ int main(int argc, char **argv) {
 		else if (!strcmp(attack, "hold-goto")) hold_goto(attack);
 		else if (!strcmp(attack, "hold-loop")) hold_loop(attack, 1 << 23, 0);
 		else if (!strcmp(attack, "hold-nested")) hold_loop(attack, 1 << 16, 1);
-		else if (!strcmp(attack, "hold-global")) hold_global(attack, 2000, 1);
-		else if (!strcmp(attack, "few-global")) hold_global(attack, 20, 1);
-		else if (!strcmp(attack, "static")) hold_global(attack, 20, 0);
+		else if (!strcmp(attack, "hold-many")) hold_many(attack, 64);
+		else if (!strcmp(attack, "few-loops")) hold_many(attack, 4);
 		else if (!strncmp(attack, "helper-", 7)) calls(attack, SCHED_CLS, 46, atoi(attack + 7));
 		else if (!strcmp(attack, "cpumap")) say(attack, map_of(16, 4));
 		else if (!strcmp(attack, "sockmap")) say(attack, map_of(15, 4));
