@@ -79,6 +79,13 @@ impl Policed {
         calls.iter().find(|call| call.set == set && call.name == name).map_or(0, |call| call.refused)
     }
 
+    /// Ends a test on a kernel that does not police.
+    fn end_without(self) {
+        let Self { bed, cgroup, .. } = self;
+        drop(cgroup);
+        bed.end();
+    }
+
     /// Removes the counters and the cgroup, and with it the programs.
     fn end(self) {
         let Self { bed, cgroup, programs } = self;
@@ -98,7 +105,7 @@ fn what_is_not_allowed_is_refused_and_counted() {
     assert!(policed.map("hash") && policed.load("one_xdp"));
     let tried = policed.attach(&police(&format!("{{ mode = \"enforce\", {BASE} }}")));
     if !has(Feature::Lsm, &tried) {
-        return;
+        return policed.end_without();
     }
     tried.unwrap();
     // Nothing but the cgroup keeps the programs.
@@ -131,7 +138,7 @@ fn a_warning_refuses_nothing_and_counts() {
     let policed = Policed::new();
     let tried = policed.attach(&police("{ mode = \"warn\" }"));
     if !has(Feature::Lsm, &tried) {
-        return;
+        return policed.end_without();
     }
     tried.unwrap();
     assert!(policed.map("hash") && policed.load("cgroup_skb"));
@@ -151,7 +158,7 @@ fn a_policed_process_cannot_undo_it() {
         let policed = Policed::new();
         let tried = policed.attach(&police(&format!("{{ mode = \"{mode}\", {everything} }}")));
         if !has(Feature::Lsm, &tried) {
-            return;
+            return policed.end_without();
         }
         tried.unwrap();
         let enforces = mode == "enforce";
@@ -190,15 +197,13 @@ fn a_helper_that_is_not_listed_does_not_come_back_under_another_number() {
     let rule = |more: &str| police(&format!("{{ mode = \"enforce\", {BASE}, helpers = [{helpers}{more}] }}"));
     let attached = tried.attach(&rule(""));
     if !has(Feature::Lsm, &attached) {
-        return;
+        return tried.end_without();
     }
     if let Err(KernelError::NoLoadHook) = attached {
         let sentence = refusal(attached);
         assert!(sentence.contains("no LSM hook bpf_prog_load (Linux 6.9); remove helpers and kfuncs"), "{sentence}");
         println!("without the hook: {sentence}");
-        let Policed { bed, cgroup, .. } = tried;
-        drop(cgroup);
-        return bed.end();
+        return tried.end_without();
     }
     attached.unwrap();
     // An object that reads kernel memory: libbpf replaces the helper that is refused by the older one.
@@ -230,7 +235,7 @@ fn a_recorded_profile_allows_what_was_recorded() {
     };
     let recorder = PoliceProgram::load(&police("{ mode = \"warn\" }"));
     if !has(Feature::Lsm, &recorder) {
-        return;
+        return policed.end_without();
     }
     let recorder = recorder.unwrap();
     let links = recorder.link(policed.cgroup.fd()).unwrap();
@@ -261,5 +266,5 @@ fn without_lsm_programs_the_refusal_says_what_is_missing() {
     }
     let sentence = refusal(tried);
     assert!(sentence.starts_with("police bpf(2) calls: this kernel has no LSM programs"), "{sentence}");
-    policed.bed.end();
+    policed.end_without();
 }
