@@ -141,7 +141,7 @@ fn allowed(layer: &str) -> Option<Vec<&'static str>> {
         "lifecycle" => vec!["image", "kernel", "store", "sys", "model", "paths"],
         "output" => entry(&[]),
         "hooks" => entry(&["output", "proxy"]),
-        "commands" => entry(&["hooks", "output"]),
+        "commands" => entry(&["hooks", "output", "proxy"]),
         "setup" => entry(&["commands", "hooks", "output", "proxy"]),
         "proxy" => entry(&["output"]),
         "nri" => entry(&["setup", "hooks", "output"]),

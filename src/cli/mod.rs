@@ -10,6 +10,7 @@ pub mod nri;
 pub mod police;
 pub mod proxy;
 pub mod service;
+pub mod token_profile;
 pub mod watch;
 
 use std::ffi::{OsStr, OsString};
@@ -21,6 +22,7 @@ use crate::model::bytecode::PullPolicy;
 use crate::model::container::PodCheck;
 use crate::model::delegation::{ObjectLoader, Spelling};
 use crate::model::policy::Engine;
+use token_profile::TokenProfileArgs;
 
 mod containerd;
 mod help;
@@ -307,6 +309,8 @@ pub enum TokenCommand {
     Create(TokenCreateArgs),
     /// Explain tokens: what they are, what a container or process has, what an object needs
     Explain(TokenExplainArgs),
+    /// Run a command as root and record what its bpf(2) calls need, with a token and with the proxy
+    Profile(TokenProfileArgs),
     /// Try out a token: run it inside the container
     Probe(TokenProbeArgs),
 }

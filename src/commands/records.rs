@@ -24,7 +24,7 @@ use crate::lifecycle::manual::kernel_program;
 use crate::lifecycle::proxy_account;
 use crate::lifecycle::proxy_processes;
 use crate::lifecycle::reconcile::{GcFinding, GcMode, GcResult};
-use crate::model::ids::OwnerNo;
+use crate::model::ids::{OwnerNo, Pid};
 use crate::model::proxy::usage::UsedKind;
 use crate::model::record::OwnerRecord;
 use crate::output::error::CommandError;
@@ -212,25 +212,38 @@ fn with_id(lifecycle: &StoreView<'_>, prefix: &str) -> Result<Vec<SeenOwner>, Co
     Ok(all.into_iter().map(|record| SeenOwner { health: lifecycle.health(&record), record }).collect())
 }
 
-/// The id and the init of the one container whose id begins with `prefix`.
-pub(super) fn init_of(paths: &Paths, prefix: &str) -> Result<(String, u32), CommandError> {
+/// The record of the one running container whose id begins with `prefix`.
+pub(super) fn of_container(paths: &Paths, prefix: &str) -> Result<OwnerRecord, CommandError> {
     let numbers = read(paths, |txn| txn.containers_with(prefix))?;
     let records = read(paths, |txn| numbers.iter().map(|no| txn.get(*no)).collect::<Result<Vec<_>, _>>())?;
-    let inits = records.into_iter().flatten().filter_map(|record| {
-        let container = record.owner.container()?;
-        Some((container.id.to_string(), container.init?.pid.get()))
-    });
-    let found: Vec<_> = inits.collect();
-    match found.as_slice() {
-        [one] => Ok(one.clone()),
-        [] => Err(CommandError::new(format!(
+    let running = records.into_iter().flatten().filter(|record| record.owner.container().is_some_and(|c| c.init.is_some()));
+    let mut found: Vec<_> = running.collect();
+    match (found.pop(), found.len()) {
+        (Some(one), 0) => Ok(one),
+        (None, _) => Err(CommandError::new(format!(
             "find the container {prefix:?}: bpfman-hook has no record of one whose id has this prefix; use --pid"
         ))),
-        several => {
-            let problem = format!("{} containers have an id with this prefix", several.len());
+        (Some(_), others) => {
+            let problem = format!("{} containers have an id with this prefix", others + 1);
             Err(CommandError::new(format!("find the container {prefix:?}: {problem}")))
         }
     }
+}
+
+/// The record of the container whose init is this process, or has its mount namespace; None if there is none, or if the
+/// caller may not read the store.
+pub(super) fn of_process(paths: &Paths, number: u32) -> Option<OwnerRecord> {
+    let mount_namespace = |number: u32| {
+        let process = pid::open_process(Pid::new(number).ok()?).ok()?;
+        Some(process.namespaces().ok()?.mount)
+    };
+    let own = mount_namespace(number);
+    let store = open(paths).ok()??;
+    let found = store.records().filter_map(Result::ok).find(|record| {
+        let init = record.owner.container().and_then(|container| container.init).map(|init| init.pid.get());
+        init.is_some_and(|init| init == number || own.is_some() && mount_namespace(init) == own)
+    });
+    found
 }
 
 /// `gc [--dry-run]`

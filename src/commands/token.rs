@@ -1,6 +1,8 @@
-//! `token explain|create|probe`: explains BPF tokens, mounts a bpffs for one, and tests what a token can do.
+//! `token explain|create|profile|probe`: explains BPF tokens, mounts a bpffs for one, records what a workload needs, and
+//! tests what a token can do.
 
-use std::process::ExitCode;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
 use crate::cli::{Format, TokenExplainArgs, TokenProbeArgs};
@@ -17,10 +19,12 @@ use crate::sys::token::probe::{self, ProbeOutcome, ProbeStage};
 mod create;
 mod matrix;
 mod object_needs;
+mod profile;
 mod request;
 mod scope;
 
 pub use create::create;
+pub use profile::profile;
 
 /// The text of `token explain`; 80 columns.
 pub const EXPLAIN: &str = "\
@@ -107,15 +111,15 @@ pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> Result<ExitCode, Comma
     if !args.request.is_empty() {
         return request::explain(paths, args);
     }
-    let (pid, container) = match &args.container {
-        Some(id) => {
-            let (id, pid) = records::init_of(paths, id)?;
-            (Some(pid), Some(id))
-        }
-        None => (args.pid, None),
+    let record = match (&args.container, args.pid) {
+        (Some(id), _) => Some(records::of_container(paths, id)?),
+        (None, Some(pid)) => records::of_process(paths, pid),
+        (None, None) => None,
     };
+    let init = record.as_ref().filter(|_| args.container.is_some()).and_then(|record| record.owner.init());
+    let pid = init.map(|init| init.pid.get()).or(args.pid);
     let reach = token_reach::known(&paths.token_reach());
-    let here = Here::look(pid, container, reach.as_ref());
+    let here = Here::look(pid, record.as_ref(), reach.as_ref());
     match (here, args.format.output) {
         // The text is useful even if /proc is not mounted.
         (Err(_), Format::Table) if pid.is_none() => print(EXPLAIN),
@@ -160,6 +164,12 @@ pub fn probe(args: &TokenProbeArgs) -> Result<ExitCode, CommandError> {
     Ok(works)
 }
 
+/// The exit status of a command that was run, as a shell reports it.
+fn ended(status: ExitStatus) -> ExitCode {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
 fn line(stage: &ProbeStage, outcome: &ProbeOutcome) -> String {
     let what = match stage {
         ProbeStage::OpenBpffs => "open the bpffs",
@@ -183,6 +193,12 @@ fn line(stage: &ProbeStage, outcome: &ProbeOutcome) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_is_reported_as_by_a_shell() {
+        assert_eq!(ended(ExitStatus::from_raw(3 << 8)), ExitCode::from(3));
+        assert_eq!(ended(ExitStatus::from_raw(9)), ExitCode::from(137));
+    }
 
     #[test]
     fn the_text_fits_a_terminal() {

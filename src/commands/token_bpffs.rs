@@ -11,6 +11,7 @@ use crate::model::confinement::{Confinement, ConfinementProblem, SecurityModule}
 use crate::model::delegation::Delegation;
 use crate::model::ids::Pid;
 use crate::model::reach::TokenReach;
+use crate::model::record::{ContainerOwner, OwnerRecord};
 use crate::model::token_diagnosis::{CallProblem, HeldBpffs, TokenHolder};
 use crate::output::error::CommandError;
 use crate::output::table::{Table, printable};
@@ -27,12 +28,45 @@ pub struct Here {
     pub pid: Option<u32>,
     /// Its container, if it is one of ours.
     pub container: Option<String>,
+    /// The container's record, and who decided about its request; None if it has none.
+    pub record: Option<DecidedRecord>,
     /// The security module that confines the process, and its label; None if none does.
     pub confinement: Option<Confinement>,
     /// Each bpffs in its mount namespace that delegates something.
     pub bpffs: Vec<Delegated>,
     /// The calls that fail, or may fail, and why.
     pub problems: Vec<CallProblem>,
+}
+
+/// The record of a container, as far as it is about its rights.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct DecidedRecord {
+    /// The number of its owner, as `inspect` takes it.
+    pub owner: u64,
+    /// What granted the rights: a rule of the policy, with its file and line. None in records of earlier versions.
+    pub granted_by: Option<String>,
+    /// Where the bpffs is mounted that the record is about.
+    pub bpffs: Option<PathBuf>,
+    /// Each name that was granted through the proxy; empty without it.
+    pub proxy: Vec<DelegatedName>,
+}
+
+impl DecidedRecord {
+    fn of(record: &OwnerRecord, container: &ContainerOwner, reach: Option<&TokenReach>) -> Self {
+        let proxy = container.proxy.as_ref().map(|proxy| delegated_names(&proxy.grant.delegation, reach));
+        Self {
+            owner: record.no.0,
+            granted_by: container.granted_by.as_ref().map(ToString::to_string),
+            bpffs: container.bpffs.as_ref().map(|bpffs| bpffs.path.clone()),
+            proxy: proxy.unwrap_or_default(),
+        }
+    }
+
+    /// `owner 7, granted by the container rule at /etc/…:3`
+    fn line(&self) -> String {
+        let by = self.granted_by.as_ref().map(|by| format!(", granted by {}", printable(by)));
+        format!("owner {}{}", self.owner, by.unwrap_or_default())
+    }
 }
 
 /// A bpffs that delegates, and what prevents its use.
@@ -50,7 +84,8 @@ pub struct Delegated {
 
 impl Here {
     /// Examines a process, or the calling one. `reach` is what programs reach on this kernel, if that is known.
-    pub fn look(pid: Option<u32>, container: Option<String>, reach: Option<&TokenReach>) -> Result<Self, CommandError> {
+    /// `record` is that of its container.
+    pub fn look(pid: Option<u32>, record: Option<&OwnerRecord>, reach: Option<&TokenReach>) -> Result<Self, CommandError> {
         let number = pid.unwrap_or_else(std::process::id);
         let process = Pid::new(number)?;
         let process = pid::open_process(process)?;
@@ -79,7 +114,15 @@ impl Here {
             })
         });
         let bpffs = bpffs.collect();
-        Ok(Self { pid, container, confinement, bpffs, problems: holder.problems() })
+        let owner = record.and_then(|record| Some((record, record.owner.container()?)));
+        Ok(Self {
+            pid,
+            container: owner.map(|(_, container)| container.id.to_string()),
+            record: owner.map(|(record, container)| DecidedRecord::of(record, container, reach)),
+            confinement,
+            bpffs,
+            problems: holder.problems(),
+        })
     }
 
     /// The lines that `token explain` adds for the calling process: empty if there is nothing to report.
@@ -97,12 +140,20 @@ impl Here {
             (None, _) => "This process\n".to_owned(),
         };
         for bpffs in &self.bpffs {
-            let by = if bpffs.mounted_by == "bpfman-hook" { "bpfman-hook" } else { "another program" };
+            let of_record = self.record.as_ref().filter(|record| record.bpffs.as_ref() == Some(&bpffs.path));
+            let by = match (bpffs.mounted_by.as_str(), of_record) {
+                ("bpfman-hook", Some(record)) => format!("bpfman-hook ({})", record.line()),
+                ("bpfman-hook", None) => "bpfman-hook".to_owned(),
+                _ => "another program".to_owned(),
+            };
             text.push_str(&format!("\n{}, mounted by {by}, delegates\n", printable(&bpffs.path.display().to_string())));
             text.push_str(&names_table(&bpffs.names));
             if let Some(hindrance) = &bpffs.hindrance {
                 text.push_str(&format!("{hindrance}\n"));
             }
+        }
+        if let Some(record) = self.record.as_ref().filter(|record| !record.proxy.is_empty()) {
+            text.push_str(&format!("\nThe proxy ({}) passes on\n{}", record.line(), names_table(&record.proxy)));
         }
         for (certain, heading) in [(true, "Fails"), (false, "May fail")] {
             let problems: Vec<_> = self.problems.iter().filter(|problem| problem.certain == certain).collect();
@@ -187,7 +238,7 @@ mod tests {
                 mounted_by: "bpfman-hook".into(),
                 names: Vec::new(),
             });
-            Here { pid: None, container: None, confinement, bpffs: bpffs.into(), problems: Vec::new() }
+            Here { pid: None, container: None, record: None, confinement, bpffs: bpffs.into(), problems: Vec::new() }
         };
         let refused = said("docker-default (enforce)", Some(false));
         assert!(refused.hindrances().starts_with("\nThis process\n  tokens work, but"), "{refused:?}");
@@ -196,6 +247,31 @@ mod tests {
         assert!(said("docker-default (enforce)", None).hindrances().contains("the default profiles of"));
         assert_eq!(said("ours (enforce)", Some(true)).hindrances(), "");
         assert_eq!(said("unconfined", None).hindrances(), "");
+    }
+
+    #[test]
+    fn the_record_says_who_granted_it() {
+        let delegated =
+            |path: &str| Delegated { hindrance: None, path: path.into(), mounted_by: "bpfman-hook".into(), names: Vec::new() };
+        let delegation = Delegation { cmds: 1, maps: 4, ..Delegation::default() };
+        let record = DecidedRecord {
+            owner: 7,
+            granted_by: Some("the container rule at /etc/p.toml:3".into()),
+            bpffs: Some("/sys/fs/bpf".into()),
+            proxy: delegated_names(&delegation, None),
+        };
+        let bpffs = vec![delegated("/sys/fs/bpf"), delegated("/run/bpf")];
+        let container = Some("web".to_owned());
+        let here = Here { pid: Some(8), container, record: Some(record), confinement: None, bpffs, problems: Vec::new() };
+        let text = here.text();
+        for line in [
+            "Process 8, container web",
+            "/sys/fs/bpf, mounted by bpfman-hook (owner 7, granted by the container rule at /etc/p.toml:3), delegates",
+            "/run/bpf, mounted by bpfman-hook, delegates",
+            "The proxy (owner 7, granted by the container rule at /etc/p.toml:3) passes on",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

@@ -61,7 +61,9 @@ pub use crate::kernel::review::{
     ExecutionBound, FunctionTypes, GrantedKfuncs, Objection, ReviewRefusal, ReviewedProgram, SubmittedRefusal, TagsError,
     kernel_symbol, review_functions, review_submitted,
 };
-pub use crate::kernel::submitted::{CodeReference, replace_references, without_descriptors};
+pub use crate::kernel::submitted::{
+    CodeReference, SubmittedCalls, function_names, replace_references, submitted_calls, without_descriptors,
+};
 pub use crate::kernel::token_matrix::token_matrix;
 pub use crate::kernel::token_needs::object_use;
 pub use crate::kernel::token_reach::Probed;

@@ -1,6 +1,10 @@
-//! Descriptors in the instructions of a program that another process submits: each must be replaced by one of ours.
+//! The instructions of a program that another process submits: the descriptors in them, each of which must be replaced by
+//! one of ours, and the functions of the kernel that they call.
 
-use crate::kernel::insn::{self, Insn, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, PSEUDO_VARIABLE};
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::kernel::btf::{Btf, BtfError, BtfKind};
+use crate::kernel::insn::{self, CALL, Insn, PSEUDO_KFUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, PSEUDO_VARIABLE};
 
 /// `src_reg` of LD_IMM64: as PSEUDO_MAP_FD and PSEUDO_MAP_VALUE, but the constant is an index of `fd_array`.
 const PSEUDO_MAP_IDX: u8 = 5;
@@ -71,9 +75,81 @@ pub fn without_descriptors(code: &[[u8; insn::SIZE]]) -> Vec<u8> {
     }
 }
 
+/// What a submitted program calls.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SubmittedCalls {
+    /// Helpers, `enum bpf_func_id`.
+    pub helpers: BTreeSet<u32>,
+    /// Functions of the kernel, by their ids in its BTF.
+    pub kfuncs: BTreeSet<u32>,
+    /// Functions of modules, by their ids in the module's BTF.
+    pub module_kfuncs: BTreeSet<u32>,
+    /// True if it refers to the value of a map: a global variable.
+    pub global_data: bool,
+}
+
+/// Finds what a program calls.
+pub fn submitted_calls(code: &[[u8; insn::SIZE]]) -> SubmittedCalls {
+    let mut found = SubmittedCalls::default();
+    let mut at = 0;
+    while let Some(insn) = code.get(at).copied().map(Insn::from) {
+        let number = insn.imm.cast_unsigned();
+        match (insn.code, insn.src()) {
+            (CALL, 0) => drop(found.helpers.insert(number)),
+            (CALL, PSEUDO_KFUNC) if insn.off == 0 => drop(found.kfuncs.insert(number)),
+            (CALL, PSEUDO_KFUNC) => drop(found.module_kfuncs.insert(number)),
+            _ if insn.is_wide() => found.global_data |= matches!(insn.src(), PSEUDO_MAP_VALUE | PSEUDO_MAP_IDX_VALUE),
+            _ => {}
+        }
+        at += if insn.is_wide() { 2 } else { 1 };
+    }
+    found
+}
+
+/// The names of functions in the BTF of the kernel; ids that it does not have are left out.
+///
+/// # Errors
+/// If the BTF cannot be read.
+pub fn function_names(kernel: &[u8], ids: &BTreeSet<u32>) -> Result<BTreeMap<u32, String>, BtfError> {
+    let types = Btf::parse(kernel)?;
+    let mut names = BTreeMap::new();
+    for id in ids {
+        if let Ok(function) = types.ty(*id)
+            && function.kind == BtfKind::Func
+        {
+            names.insert(*id, types.name(&function)?.to_owned());
+        }
+    }
+    Ok(names)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_are_found() {
+        let insn = |code: u8, src: u8, off: i16, imm: i32| -> [u8; 8] {
+            let ([o0, o1], [i0, i1, i2, i3]) = (off.to_ne_bytes(), imm.to_ne_bytes());
+            [code, src << 4, o0, o1, i0, i1, i2, i3]
+        };
+        let call = |src, off, imm| insn(CALL, src, off, imm);
+        // The second half of a constant is no call.
+        let code = [
+            call(0, 0, 5),
+            insn(insn::LD_IMM64, PSEUDO_MAP_VALUE, 0, 3),
+            call(0, 0, 9),
+            call(0, 0, 1),
+            call(PSEUDO_KFUNC, 0, 70),
+            call(PSEUDO_KFUNC, 1, 71),
+            call(1, 0, 2),
+        ];
+        let found = submitted_calls(&code);
+        let expected =
+            SubmittedCalls { helpers: [1, 5].into(), kfuncs: [70].into(), module_kfuncs: [71].into(), global_data: true };
+        assert_eq!(found, expected);
+        assert_eq!(submitted_calls(&[]), SubmittedCalls::default());
+    }
 
     #[test]
     fn every_descriptor_is_replaced_and_indexes_become_descriptors() {

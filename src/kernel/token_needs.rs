@@ -1,4 +1,7 @@
-//! What an object contains that the kernel asks a permission for: determined from the object alone.
+//! What an object contains that the kernel asks a permission for: determined from the object, and for structures of
+//! functions from the kernel's types.
+
+mod struct_ops;
 
 use std::collections::BTreeSet;
 
@@ -6,7 +9,7 @@ use crate::kernel::KernelError;
 use crate::kernel::btf::{Btf, BtfKind};
 use crate::kernel::insn::{CALL, LD};
 use crate::kernel::object::{BpfObject, Function};
-use crate::model::delegation::{MapUse, ObjectUse, ProgramUse, section_load};
+use crate::model::delegation::{MapUse, ObjectUse, ProgramUse, helper_needs_perfmon, section_load};
 use crate::model::reach;
 
 /// `enum bpf_map_type`
@@ -21,9 +24,6 @@ const TAIL_CALL: i32 = 12;
 const PACKET_LOADS: [u8; 2] = [0x20, 0x40];
 /// How deep a value is searched.
 const MAX_DEPTH: usize = 6;
-
-/// Helpers that `bpf_base_func_proto` and its callers offer only to holders of CAP_PERFMON (kernel/bpf/helpers.c).
-const PERFMON_HELPERS: [i32; 14] = [4, 6, 35, 45, 55, 112, 113, 114, 115, 149, 158, 165, 175, 177];
 
 /// Structures that the kernel finds in values by their BTF (kernel/bpf/btf.c, `btf_get_field_type`).
 const SPECIAL: [&[u8]; 10] = [
@@ -42,13 +42,15 @@ const SPECIAL: [&[u8]; 10] = [
 /// Type tags of pointers that the kernel manages.
 const POINTER_TAGS: [&[u8]; 4] = [b"kptr", b"kptr_untrusted", b"percpu_kptr", b"uptr"];
 
-/// Reads an object.
+/// Reads an object. `kernel` gives the BTF of the running kernel; it is asked only for an object with a structure of
+/// functions, whose members have the attach types that this kernel gives them.
 ///
 /// # Errors
 /// The errors of a malformed object.
-pub fn object_use(bytes: &[u8]) -> Result<ObjectUse, KernelError> {
+pub fn object_use(bytes: &[u8], kernel: impl FnOnce() -> Option<Vec<u8>>) -> Result<ObjectUse, KernelError> {
     let object = BpfObject::parse(bytes)?;
     let btf = object.btf.as_ref().map(|(btf, _)| btf);
+    let members = struct_ops::members(&object, kernel);
     let used = sections_in_use(&object)?;
     let mut maps: Vec<MapUse> = object
         .maps
@@ -64,7 +66,7 @@ pub fn object_use(bytes: &[u8]) -> Result<ObjectUse, KernelError> {
     if btf.is_some_and(|btf| btf.data_section(".kconfig").is_some()) {
         maps.push(MapUse { name: ".kconfig".to_owned(), types: vec![crate::kernel::map::ARRAY], data_section: true });
     }
-    let structures = struct_ops(&object);
+    let structures = struct_ops::structures(&object);
     maps.extend(structures.iter().map(|name| MapUse { name: name.clone(), types: vec![STRUCT_OPS], data_section: false }));
 
     let mut needs_btf: Vec<String> = structures.iter().map(|name| format!("the structure {name} of functions")).collect();
@@ -77,7 +79,7 @@ pub fn object_use(bytes: &[u8]) -> Result<ObjectUse, KernelError> {
     }
     let mut programs: Vec<ProgramUse> = Vec::new();
     let mut shared_helper = None;
-    for function in object.functions.values() {
+    for (place, function) in &object.functions {
         let calls = calls(&object, function)?;
         if let Some(what) = &calls.needs_btf {
             needs_btf.push(format!("the function {}, which {what}", function.name));
@@ -96,6 +98,7 @@ pub fn object_use(bytes: &[u8]) -> Result<ObjectUse, KernelError> {
             section: section.to_owned(),
             load,
             perfmon_helper: calls.perfmon_helper,
+            member: members.get(place).cloned(),
         });
     }
     // Which programs call a function would take linking them; a name too many is a capability too many in this rare case.
@@ -118,16 +121,6 @@ fn sections_in_use(object: &BpfObject<'_>) -> Result<BTreeSet<usize>, KernelErro
         used.extend(object.relocations(section)?.values().filter_map(|relocation| object.symbol(*relocation).section));
     }
     Ok(used)
-}
-
-/// The variables in `.struct_ops` sections, each of which becomes a map.
-fn struct_ops(object: &BpfObject<'_>) -> Vec<String> {
-    let is_home = |section: usize| {
-        let name = object.elf.sections.get(section).map_or("", |section| section.name);
-        name.trim_start_matches('?').starts_with(".struct_ops")
-    };
-    let variables = object.elf.symbols.iter().filter(|symbol| symbol.section.is_some_and(is_home) && symbol.size > 0);
-    variables.map(|symbol| symbol.name.to_owned()).collect()
 }
 
 /// The type of a map's values: of a declared map, or of a data section.
@@ -183,9 +176,9 @@ fn calls(object: &BpfObject<'_>, function: &Function) -> Result<Calls, KernelErr
             found.needs_btf = Some("passes a function to the kernel");
         }
         let helper = insn.code == CALL && insn.src() == 0 && target.is_none();
-        if helper && PERFMON_HELPERS.contains(&insn.imm) && found.perfmon_helper.is_none() {
-            let known = u32::try_from(insn.imm).ok().and_then(reach::helper);
-            found.perfmon_helper = known.map(|helper| format!("bpf_{}", helper.name));
+        let number = insn.imm.cast_unsigned();
+        if helper && helper_needs_perfmon(number) && found.perfmon_helper.is_none() {
+            found.perfmon_helper = reach::helper(number).map(|helper| format!("bpf_{}", helper.name));
         }
         let abnormal = helper && insn.imm == TAIL_CALL
             || insn.class() == LD && !insn.is_wide() && PACKET_LOADS.contains(&(insn.code & 0xe0));
@@ -202,7 +195,39 @@ mod tests {
 
     fn read(name: &str) -> ObjectUse {
         let path = format!("{}/tests/bpf/{name}.bpf.o", env!("CARGO_MANIFEST_DIR"));
-        object_use(&std::fs::read(path).unwrap()).unwrap()
+        object_use(&std::fs::read(path).unwrap(), || None).unwrap()
+    }
+
+    #[test]
+    fn members_of_structures_are_found() {
+        let members = |kernel: fn() -> Option<Vec<u8>>| {
+            let path = format!("{}/tests/bpf/struct_ops.bpf.o", env!("CARGO_MANIFEST_DIR"));
+            let used = object_use(&std::fs::read(path).unwrap(), kernel).unwrap();
+            assert!(used.maps.iter().any(|map| map.name == "steady" && map.types == [STRUCT_OPS]), "{used:?}");
+            let member = |program: ProgramUse| program.member.map(|member| (program.function, member.name, member.index));
+            let mut found: Vec<_> = used.programs.into_iter().filter_map(member).collect();
+            found.sort();
+            found
+        };
+        let named = [
+            ("steady_avoid", "cong_avoid"),
+            ("steady_ssthresh", "ssthresh"),
+            ("steady_state", "set_state"),
+            ("steady_undo", "undo_cwnd"),
+        ];
+        let expected = |indexes: [Option<u32>; 4]| -> Vec<_> {
+            named.iter().zip(indexes).map(|((function, name), at)| ((*function).into(), (*name).into(), at)).collect()
+        };
+        assert_eq!(members(|| None), expected([None; 4]));
+        // The object's own types have the same structure, with fewer members.
+        let own = || {
+            let path = format!("{}/tests/bpf/struct_ops.bpf.o", env!("CARGO_MANIFEST_DIR"));
+            let bytes = std::fs::read(path).unwrap();
+            let elf = crate::kernel::elf::Elf::parse(&bytes).unwrap();
+            Some(elf.section(".BTF").unwrap().1.data.to_vec())
+        };
+        assert_eq!(members(own), expected([Some(1), Some(0), Some(2), Some(3)]));
+        assert_eq!(members(|| Some(vec![1, 2, 3])), expected([None; 4]), "types that cannot be read");
     }
 
     #[test]

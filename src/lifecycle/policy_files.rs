@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::model::delegation::Delegation;
 use crate::model::ids::Digest;
-use crate::model::policy::{Policy, PolicyError, PolicyId};
+use crate::model::policy::{Policy, PolicyError, PolicyId, RuleLocation};
 use crate::paths::Paths;
 use crate::sys::SysError;
 use crate::sys::fsutil::{self, TrustError, TrustedRoot};
@@ -96,6 +96,7 @@ pub fn load_without_signers(paths: &Paths) -> Result<LoadedPolicy, PolicyFilesEr
 pub fn decided_by_root(delegation: Delegation) -> Result<LoadedPolicy, PolicyFilesError> {
     let mut policy = Policy::parse(&[])?;
     for rule in &mut policy.containers {
+        rule.place = RuleLocation::Root;
         rule.host_scope = true;
         rule.delegate = delegation;
     }

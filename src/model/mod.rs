@@ -31,6 +31,7 @@ pub mod proxy;
 pub mod public_owner;
 pub mod reach;
 pub mod record;
+pub mod recording;
 pub mod reference;
 pub mod registries;
 pub mod runtime_hooks;

@@ -1,7 +1,7 @@
 //! One call: copied once, judged on the copy, made with the copy.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use crate::image;
 use crate::kernel::{
@@ -77,7 +77,12 @@ impl CopiedCall {
         Self { attr, inputs: vec![(wanted, buffer.to_vec())], outputs: Vec::new(), address: 0 }
     }
 
-    fn prepare(&self) -> PreparedCall {
+    /// What a pointer refers to; None for a null pointer, and for output.
+    pub(super) fn input(&self, at: usize) -> Option<&[u8]> {
+        self.inputs.iter().find(|(wanted, _)| wanted.pointer.at == at).map(|(_, bytes)| bytes.as_slice())
+    }
+
+    pub(super) fn prepare(&self) -> PreparedCall {
         let mut prepared = PreparedCall::new(&self.attr);
         for (wanted, bytes) in &self.inputs {
             prepared.point(wanted.pointer, bytes.clone());
@@ -93,7 +98,7 @@ impl CopiedCall {
     }
 
     /// Writes the verifier's log and its size to where the caller wants them.
-    fn write_logs(&self, caller: &NotifiedThread<'_>, prepared: &PreparedCall) {
+    pub(super) fn write_logs(&self, caller: &NotifiedThread<'_>, prepared: &PreparedCall) {
         for wanted in &self.outputs {
             let Some(log) = prepared.buffer(wanted.pointer.at) else { continue };
             let end = log.iter().position(|byte| *byte == 0).map_or(log.len(), |end| end + 1);
@@ -149,7 +154,7 @@ pub(super) fn perform(
         NotifiedCommand::MapCreate => (Some(UsedKind::Map), grant::map_memory(attr, granted.cpus, page_size().into())),
         NotifiedCommand::BtfLoad => (Some(UsedKind::Btf), grant::btf_memory(attr, page_size().into())),
         NotifiedCommand::ProgLoad => {
-            translate(account, granted, caller, attr, &mut prepared)?;
+            translate(caller, attr, &mut prepared, |map| granted.check_map(account, map))?;
             let judged = judge_program(granted, attr, &prepared, &held)?;
             (digest, bound) = (Some(judged.digest), judged.bound);
             (Some(UsedKind::Program), grant::program_memory(attr))
@@ -213,13 +218,12 @@ fn id_of(kind: UsedKind, fd: &OwnedFd) -> Option<u32> {
     }
 }
 
-/// Replaces the caller's descriptors in the instructions by copies of ours, and checks whose maps they are.
-fn translate(
-    account: &mut ProxyAccount,
-    granted: &mut GrantedContainer,
+/// Replaces the caller's descriptors in the instructions by copies of ours, each of which `check` has seen.
+pub(super) fn translate(
     caller: &mut NotifiedThread<'_>,
     attr: &CopiedAttr,
     prepared: &mut PreparedCall,
+    mut check: impl FnMut(BorrowedFd<'_>) -> Result<(), FailedCall>,
 ) -> Result<(), FailedCall> {
     let Some(bytes) = prepared.buffer(prog::INSNS) else { return Ok(()) };
     let mut code: Vec<[u8; 8]> = bytes.as_chunks::<8>().0.to_vec();
@@ -247,7 +251,7 @@ fn translate(
             }
         };
         let ours = caller.descriptor(theirs)?;
-        granted.check_map(account, ours.as_fd())?;
+        check(ours.as_fd())?;
         let number = prepared.keep(ours);
         replaced.insert(reference, number);
         Ok(number)

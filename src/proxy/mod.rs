@@ -12,12 +12,15 @@ mod granted;
 mod handover;
 mod own_socket;
 mod profile;
+mod record;
+mod recorder;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 pub use own_socket::{Launcher, serve as serve_own_socket};
 pub use profile::run as print_profile;
+pub use record::{Recorded, record};
 
 use crate::lifecycle::proxy_account::ProxyAccount;
 use crate::lifecycle::proxy_processes::ServedListener;

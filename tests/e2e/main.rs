@@ -36,6 +36,7 @@ mod podman;
 mod podman_pods;
 mod pods;
 mod private_registries;
+mod profile;
 mod prometheus;
 mod proxy;
 mod proxy_attacks;

@@ -1,13 +1,15 @@
 //! The recipes of docs/tokens.md, run in containers as they are written there, and `token explain` about containers.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
+use crate::harness;
 use crate::support::bpftool::TokenBpftool;
 use crate::support::bundle::Bundle;
+use crate::support::lab::{BINARY, Hooks};
 use crate::support::process::{ended, tool};
 use crate::support::runtime::Runtime;
 use crate::support::world::{object_bytes, object_path};
@@ -86,6 +88,55 @@ fn bpftool_loads_as_the_recipe_says() {
     drop(bpftool);
 }
 
+/// Builds a recipe in a language of its own; None if its library cannot be had.
+fn built(name: &str, file: &str) -> Option<PathBuf> {
+    let out = Path::new(BINARY).parent().expect("the build's directory").join("recipes").join(name);
+    fs::create_dir_all(&out).unwrap_or_else(|e| harness!("create {}: {e}", out.display()));
+    let source = out.join(file);
+    fs::write(&source, recipe(name)).unwrap_or_else(|e| harness!("write {}: {e}", source.display()));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recipes/build.sh");
+    // It compiles a library, which may take longer than anything else here.
+    let built = Command::new(script).arg(name).arg(&source).arg(&out).output().unwrap_or_else(|e| harness!("{script}: {e}"));
+    let said = String::from_utf8_lossy(&built.stdout).into_owned();
+    let last = said.lines().last().unwrap_or_default();
+    match built.status.code() {
+        Some(0) => Some(PathBuf::from(last)),
+        Some(77) => {
+            crate::tools::skipped(name, last);
+            None
+        }
+        _ => panic!("tests/recipes/build.sh {name}: {}", String::from_utf8_lossy(&built.stderr)),
+    }
+}
+
+/// A recipe reads a map that bpfman-hook shows, in a container without capabilities, and not one that is read-only if its
+/// library opens it for writing.
+fn reads_packets(world: &mut World, program: &Path, opens_read_only: bool) {
+    for (access, works) in [("packets:rw", true), ("packets", opens_read_only)] {
+        let name = access.replace(':', "-");
+        let bundle = world.counting(&name).ask("maps", access).capabilities(&[]).rootfs(|root| {
+            fs::copy(program, root.join("recipe")).unwrap_or_else(|e| harness!("copy the recipe: {e}"));
+        });
+        let traffic = "for i in 1 2 3; do nc -w 2 127.0.0.1 9 </dev/null; done 2>/dev/null";
+        let script = format!("echo ready; read go; {traffic}; /recipe || echo packets failed; read go");
+        let bundle = bundle.script(&script).write();
+        let mut running = world.start(&bundle);
+        running.say("go\n");
+        let said = running.hear("packets ");
+        running.say("go\n");
+        let ended = running.finish();
+        assert_eq!(said.parse::<u64>().is_ok_and(|count| count > 0), works, "{access}: {said} {}", ended.stderr);
+    }
+}
+
+#[test]
+fn aya_opens_maps_as_the_recipe_says() {
+    let Some(program) = built("aya", "main.rs") else { return };
+    let mut world = World::new(Hooks::Ours);
+    reads_packets(&mut world, &program, false);
+    world.lab.residue();
+}
+
 fn a_container_is_explained(world: &mut World) {
     world.lab.policy("[[container]]\ndelegate = [\"maps\"]\nhost-scope = true\n");
     let bundle = Bundle::new(&world.lab, "explained").ask("delegate", "maps").script("echo ready; read go").write();
@@ -93,6 +144,15 @@ fn a_container_is_explained(world: &mut World) {
     let explained = world.lab.json(&["token", "explain", "--container", &bundle.id]);
     assert_eq!(explained["container"], Value::from(bundle.id.as_str()));
     assert_eq!(explained["bpffs"][0]["mounted_by"], "bpfman-hook", "{explained:#}");
+    // By whom: the rule, which is in the policy's first line, and the record.
+    let rule = format!("the container rule at {}:1", world.lab.path("root/etc/bpfman-hook/policy.toml").display());
+    assert_eq!(explained["record"]["granted_by"], Value::from(rule.as_str()), "{explained:#}");
+    assert_eq!(explained["record"]["bpffs"], "/sys/fs/bpf", "{explained:#}");
+    let owner = explained["record"]["owner"].to_string();
+    let init = Runtime::Runc.init(&world.lab, &bundle.id).to_string();
+    let text = world.lab.ours(&["token", "explain", "--pid", &init]);
+    let by = format!("/sys/fs/bpf, mounted by bpfman-hook (owner {owner}, granted by {rule}), delegates");
+    assert!(text.lines().any(|line| line == by), "{by} is not in\n{text}");
     let names = explained["bpffs"][0]["names"].as_array().into_iter().flatten();
     assert!(names.into_iter().any(|name| name["name"] == "ringbuf" && name["scope"] == "container"), "{explained:#}");
     let certain = explained["problems"].as_array().into_iter().flatten().filter(|problem| problem["certain"] == true);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use bpfman_hook::kernel::{Feature, Kernel, LinuxKernel, Support, object_use};
+use bpfman_hook::kernel::{Feature, KERNEL_BTF, Kernel, LinuxKernel, Support, object_use};
 use bpfman_hook::model::delegation::{Category, Delegation, ObjectLoader, TokenNeeds};
 use bpfman_hook::sys::bpffs::{self, BpffsSpec};
 
@@ -13,8 +13,29 @@ use crate::bpftool::TokenBpftool;
 use crate::container::Container;
 
 /// Objects that this kernel loads, each for something else: data sections, an attach type that libbpf sends, one that it
-/// does not, callbacks, several types, a helper that libbpf may replace, tracepoints, and cgroup types together.
-const OBJECTS: [&str; 9] = ["counter", "tcx", "connect4", "one_xdp", "subprogs", "lookup", "leak", "trace", "sock"];
+/// does not, callbacks, several types, a helper that libbpf may replace, tracepoints, cgroup types together, networking
+/// types together, maps that need types, loops, and a structure of functions.
+const OBJECTS: [&str; 16] = [
+    "counter",
+    "tcx",
+    "connect4",
+    "one_xdp",
+    "subprogs",
+    "lookup",
+    "leak",
+    "trace",
+    "sock",
+    "cgroup_skb",
+    "demo",
+    "loops",
+    "typed",
+    "kinds_net",
+    "kinds_cgroup",
+    "struct_ops",
+];
+
+/// Programs in these objects that must be measured.
+const PROGRAMS_MIN: usize = 30;
 
 /// Whether bpftool loads all programs of an object with a delegation and some capabilities.
 fn loads(bpftool: &TokenBpftool, object: &Path, delegation: Delegation, capabilities: &[&str]) -> bool {
@@ -63,10 +84,13 @@ fn the_printed_delegation_is_the_smallest() {
             return;
         }
     };
+    let mut programs = 0;
     for name in OBJECTS {
         let object = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bpf/{name}.bpf.o"));
-        let used = object_use(&std::fs::read(&object).unwrap()).unwrap();
+        let used = object_use(&std::fs::read(&object).unwrap(), || std::fs::read(KERNEL_BTF).ok()).unwrap();
+        programs += used.programs.len();
         let needs = TokenNeeds::of(&[used], ObjectLoader::Libbpf);
+        assert!(needs.problems.is_empty(), "{name}: {:?}", needs.problems);
         let capabilities: Vec<&str> = needs.capabilities.iter().map(|needed| needed.name).collect();
         let tried = |delegation, capabilities: &[&str]| loads(&bpftool, &object, delegation, capabilities);
         assert!(tried(needs.delegation, &capabilities), "{name}: {} is not sufficient", needs.delegation);
@@ -88,4 +112,5 @@ fn the_printed_delegation_is_the_smallest() {
             assert!(!tried(needs.delegation, &less), "{name}: {} is not needed", needed.name);
         }
     }
+    assert!(programs >= PROGRAMS_MIN, "{programs} programs were measured");
 }

@@ -4,11 +4,11 @@
 //! applied. A container's rule in the policy decides; about other processes, root does.
 
 use std::collections::BTreeMap;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{ExitCode, ExitStatus};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use super::ended;
 use crate::cli::{Format, TokenCreateArgs};
 use crate::image::LinuxImages;
 use crate::kernel::LinuxKernel;
@@ -221,12 +221,6 @@ fn ids() -> (u32, u32) {
     }
 }
 
-/// The command's exit status, as a shell reports it.
-fn ended(status: ExitStatus) -> ExitCode {
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
-    ExitCode::from(u8::try_from(code).unwrap_or(1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,11 +253,5 @@ mod tests {
         assert_eq!((path.to_str(), delegation.named.cmds), (Some("/run/bpf"), 1));
         assert!(asked(&args(|args| args.path = "/etc".into())).is_err(), "a bpffs is mounted only where annotations may");
         assert!(asked(&args(|args| args.delegate = Some("nonsense".into()))).is_err());
-    }
-
-    #[test]
-    fn a_signal_is_reported_as_by_a_shell() {
-        assert_eq!(ended(ExitStatus::from_raw(3 << 8)), ExitCode::from(3));
-        assert_eq!(ended(ExitStatus::from_raw(9)), ExitCode::from(137));
     }
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::cli::{Format, TokenExplainArgs};
-use crate::kernel::object_use;
+use crate::kernel::{KERNEL_BTF, object_use};
 use crate::lifecycle::token_reach::known;
 use crate::model::delegation::{Delegation, NeededCapability, NeededName, ObjectLoader, ObjectUse, Spelling, TokenNeeds};
 use crate::model::reach::{ReachGuard, TokenReach};
@@ -72,7 +72,8 @@ fn read(path: &Path) -> Result<ObjectUse, CommandError> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_OBJECT + 1).read_to_end(&mut bytes));
     read.map_err(CommandError::doing(format!("read the object {shown}")))?;
-    object_use(&bytes).map_err(CommandError::doing(shown))
+    let kernel = || std::fs::read(KERNEL_BTF).ok();
+    object_use(&bytes, kernel).map_err(CommandError::doing(shown))
 }
 
 /// Why a rule for this delegation needs host scope, on every kernel or on this one.
@@ -138,6 +139,7 @@ mod tests {
                 section: "xdp".into(),
                 load: section_load("xdp"),
                 perfmon_helper: None,
+                member: None,
             }],
             maps: vec![MapUse { name: "packets".into(), types: vec![2], data_section: false }],
             btf: true,

@@ -3,6 +3,7 @@
 mod names;
 mod needs;
 mod presets;
+mod reasons;
 mod sections;
 mod spelling;
 
@@ -11,12 +12,14 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use names::{Category, NameError};
+pub(crate) use needs::TOKEN_USE;
 pub use needs::{
-    MapUse, NeededCapability, NeededName, ObjectLoader, ObjectUse, ProgramUse, TokenNeeds, needs_net_admin, needs_perfmon,
+    MapUse, ObjectLoader, ObjectUse, ProgramUse, StructMember, TokenNeeds, helper_needs_perfmon, needs_net_admin, needs_perfmon,
 };
 pub use presets::Preset;
-pub use sections::{SectionLoad, section_load};
-pub use spelling::Spelling;
+pub use reasons::{NeedReasons, NeededCapability, NeededName, add_reason};
+pub use sections::{SectionLoad, attach_type_is_optional, section_load};
+pub use spelling::{Spelling, policy_rule, policy_set, policy_sets};
 
 /// The delegation of one bpffs: four masks over the kernel's enums, bit n for value n.
 ///

@@ -3,10 +3,9 @@
 //! What each call of a loader needs was read in libbpf 1.5 (`bpf_object__load`) and in the kernel
 //! (kernel/bpf/syscall.c), and is tested by removing each name: tests/privileged/token_needs.rs.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
+use super::reasons::{NeedReasons, NeededCapability, NeededName};
 use super::{Category, Delegation, SectionLoad};
 
 /// Who loads the objects.
@@ -44,6 +43,20 @@ pub struct ProgramUse {
     pub load: Option<SectionLoad>,
     /// A helper that the verifier offers only to holders of CAP_PERFMON, if it calls one.
     pub perfmon_helper: Option<String>,
+    /// What it is in a structure of functions (struct_ops), if it is in one.
+    pub member: Option<StructMember>,
+}
+
+/// A member of a structure of functions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StructMember {
+    /// The kernel's structure, such as `tcp_congestion_ops`.
+    pub structure: String,
+    /// The member's name.
+    pub name: String,
+    /// Its index in the running kernel's structure, which is the attach type that its program is loaded with; None if the
+    /// kernel does not have it.
+    pub index: Option<u32>,
 }
 
 /// One map.
@@ -55,28 +68,6 @@ pub struct MapUse {
     pub types: Vec<u32>,
     /// True for `.rodata` and other sections.
     pub data_section: bool,
-}
-
-/// A name to delegate, and what it is for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NeededName {
-    /// `cmds`, `maps`, `progs` or `attachs`.
-    pub set: &'static str,
-    /// The kernel's name; a number if it is newer than our tables.
-    pub name: String,
-    /// What needs it, one phrase each.
-    #[serde(rename = "for")]
-    pub reasons: Vec<String>,
-}
-
-/// A capability in the token's user namespace, and what it is for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NeededCapability {
-    /// `CAP_BPF`
-    pub name: &'static str,
-    /// What needs it, one phrase each.
-    #[serde(rename = "for")]
-    pub reasons: Vec<String>,
 }
 
 /// The smallest delegation and the capabilities for some objects.
@@ -109,12 +100,23 @@ const CGROUP_INET_SOCK_CREATE: u32 = 2;
 /// `enum bpf_map_type`
 const ARENA: u32 = 33;
 
+/// What CAP_BPF is for.
+pub(crate) const TOKEN_USE: &str = "creating a token, and each use of it";
+
 /// Program types that need CAP_NET_ADMIN (kernel/bpf/syscall.c, `is_net_admin_prog_type`).
 const NET_ADMIN_PROGS: [u32; 19] = [3, 4, 6, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 23, 25, 28, 32];
 /// Program types that need CAP_PERFMON (`is_perfmon_prog_type`).
 const PERFMON_PROGS: [u32; 9] = [2, 5, 7, 17, 24, 26, 27, 28, 29];
 /// Map types that need CAP_NET_ADMIN (`map_create`).
 const NET_ADMIN_MAPS: [u32; 5] = [14, 15, 17, 18, 25];
+
+/// Helpers that `bpf_base_func_proto` and its callers offer only to holders of CAP_PERFMON (kernel/bpf/helpers.c).
+const PERFMON_HELPERS: [u32; 14] = [4, 6, 35, 45, 55, 112, 113, 114, 115, 149, 158, 165, 175, 177];
+
+/// True for a helper that the verifier offers only to holders of CAP_PERFMON.
+pub fn helper_needs_perfmon(helper: u32) -> bool {
+    PERFMON_HELPERS.contains(&helper)
+}
 
 /// True for a program type that needs CAP_PERFMON.
 pub fn needs_perfmon(program_type: u32) -> bool {
@@ -130,79 +132,46 @@ pub fn needs_net_admin(category: Category, value: u32) -> bool {
     }
 }
 
-/// Reasons by what they are for, in the order in which they are shown.
-#[derive(Default)]
-struct Reasons {
-    names: BTreeMap<(Category, u32), Vec<String>>,
-    capabilities: BTreeMap<usize, Vec<String>>,
-}
-
-/// In the order of the list that is printed.
-const CAPABILITIES: [&str; 3] = ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"];
-const NET_ADMIN: usize = 1;
-const PERFMON: usize = 2;
-
-impl Reasons {
-    fn name(&mut self, category: Category, value: u32, reason: String) {
-        add(self.names.entry((category, value)).or_default(), reason);
-    }
-
-    fn capability(&mut self, at: usize, reason: String) {
-        add(self.capabilities.entry(at).or_default(), reason);
-    }
-}
-
-fn add(reasons: &mut Vec<String>, reason: String) {
-    if !reasons.contains(&reason) {
-        reasons.push(reason);
-    }
-}
-
 impl TokenNeeds {
     /// The needs of all objects together.
     pub fn of(objects: &[ObjectUse], loader: ObjectLoader) -> Self {
-        let mut reasons = Reasons::default();
+        let mut reasons = NeedReasons::default();
         let mut problems = Vec::new();
-        reasons.capability(0, "creating a token, and each use of it".to_owned());
+        reasons.bpf(TOKEN_USE);
         for object in objects {
             maps(object, &mut reasons);
             types(object, loader, &mut reasons);
             programs(object, loader, &mut reasons, &mut problems);
         }
         probes(objects, loader, &mut reasons);
-        let mut delegation = Delegation::default();
-        for (category, value) in reasons.names.keys() {
-            *delegation.mask_mut(*category) |= 1 << (value % 64);
-        }
-        let names = reasons.names.into_iter().map(|((category, value), reasons)| {
-            let name = category.name(value).map_or_else(|| value.to_string(), str::to_owned);
-            NeededName { set: category.word(), name, reasons }
-        });
-        let capabilities = reasons.capabilities.into_iter().filter_map(|(at, reasons)| {
-            let name = CAPABILITIES.get(at).copied()?;
-            Some(NeededCapability { name, reasons })
-        });
-        Self { delegation, names: names.collect(), capabilities: capabilities.collect(), problems }
+        Self::with(reasons, problems)
+    }
+
+    /// The needs for some reasons.
+    pub fn with(reasons: NeedReasons, problems: Vec<String>) -> Self {
+        let delegation = reasons.delegation();
+        let (names, capabilities) = reasons.into_lists();
+        Self { delegation, names, capabilities, problems }
     }
 }
 
-fn maps(object: &ObjectUse, reasons: &mut Reasons) {
+fn maps(object: &ObjectUse, reasons: &mut NeedReasons) {
     for map in &object.maps {
         let shown = map.name.clone();
         reasons.name(Category::Cmds, MAP_CREATE, shown.clone());
         for map_type in &map.types {
             reasons.name(Category::Maps, *map_type, shown.clone());
             if needs_net_admin(Category::Maps, *map_type) {
-                reasons.capability(NET_ADMIN, shown.clone());
+                reasons.net_admin(shown.clone());
             }
             if *map_type == ARENA {
-                reasons.capability(PERFMON, format!("programs that use {shown}"));
+                reasons.perfmon(format!("programs that use {shown}"));
             }
         }
     }
 }
 
-fn types(object: &ObjectUse, loader: ObjectLoader, reasons: &mut Reasons) {
+fn types(object: &ObjectUse, loader: ObjectLoader, reasons: &mut NeedReasons) {
     for what in &object.needs_btf {
         reasons.name(Category::Cmds, BTF_LOAD, what.clone());
     }
@@ -221,7 +190,7 @@ fn probes_attach_types(object: &ObjectUse) -> bool {
         .any(|load| (load.program_type, load.attach_type, load.optional) == (CGROUP_SOCK, CGROUP_INET_SOCK_CREATE, false))
 }
 
-fn programs(object: &ObjectUse, loader: ObjectLoader, reasons: &mut Reasons, problems: &mut Vec<String>) {
+fn programs(object: &ObjectUse, loader: ObjectLoader, reasons: &mut NeedReasons, problems: &mut Vec<String>) {
     let attach_types = loader == ObjectLoader::Other || probes_attach_types(object);
     for program in &object.programs {
         let shown = format!("{} ({})", program.function, program.section);
@@ -237,10 +206,7 @@ fn programs(object: &ObjectUse, loader: ObjectLoader, reasons: &mut Reasons, pro
         reasons.name(Category::Cmds, PROG_LOAD, shown.clone());
         reasons.name(Category::Progs, load.program_type, shown.clone());
         if load.program_type == STRUCT_OPS {
-            problems.push(format!(
-                "{shown} is loaded with its member's index in the kernel's structure as the attach type: delegate-attachs must \
-                 contain the attach type with that number"
-            ));
+            struct_member(&shown, program.member.as_ref(), reasons, problems);
         } else if load.attach_type == NO_ATTACH_TYPE {
             reasons.name(Category::Attachs, NO_ATTACH_TYPE, format!("{shown}, which has no attach type"));
         } else if load.optional && !attach_types {
@@ -249,20 +215,41 @@ fn programs(object: &ObjectUse, loader: ObjectLoader, reasons: &mut Reasons, pro
             reasons.name(Category::Attachs, load.attach_type, shown.clone());
         }
         if needs_net_admin(Category::Progs, load.program_type) {
-            reasons.capability(NET_ADMIN, shown.clone());
+            reasons.net_admin(shown.clone());
         } else if load.program_type == CGROUP_SKB {
-            reasons.capability(NET_ADMIN, format!("attaching {shown}"));
+            reasons.net_admin(format!("attaching {shown}"));
         }
         if needs_perfmon(load.program_type) {
-            reasons.capability(PERFMON, shown);
+            reasons.perfmon(shown);
         } else if let Some(helper) = &program.perfmon_helper {
-            reasons.capability(PERFMON, format!("{shown}, which calls {helper}"));
+            reasons.perfmon(format!("{shown}, which calls {helper}"));
         }
     }
 }
 
+/// The attach type of a program in a structure of functions is the index of its member.
+fn struct_member(shown: &str, member: Option<&StructMember>, reasons: &mut NeedReasons, problems: &mut Vec<String>) {
+    match member {
+        Some(StructMember { structure, name, index: Some(index) }) if *index < u64::BITS => {
+            let reason = format!("{shown}, because this kernel's {structure} has {name} as its member {index}");
+            reasons.name(Category::Attachs, *index, reason);
+        }
+        Some(StructMember { structure, name, index: Some(index) }) => problems.push(format!(
+            "{shown} cannot be loaded with a token: its attach type is the index of {structure}.{name}, {index}, and delegations \
+             end at 63"
+        )),
+        Some(StructMember { structure, name, index: None }) => problems.push(format!(
+            "{shown} is loaded with the index of {structure}.{name} as its attach type, and this kernel does not have that \
+             member: run this on the kernel that loads it"
+        )),
+        None => problems.push(format!(
+            "{shown} is in no structure of a .struct_ops section, so that its attach type is unknown and libbpf does not load it"
+        )),
+    }
+}
+
 /// libbpf's own loads before those of the objects. Most of its probes may fail without a consequence; these may not.
-fn probes(objects: &[ObjectUse], loader: ObjectLoader, reasons: &mut Reasons) {
+fn probes(objects: &[ObjectUse], loader: ObjectLoader, reasons: &mut NeedReasons) {
     if loader != ObjectLoader::Libbpf {
         return;
     }
@@ -298,6 +285,7 @@ mod tests {
                     section: (*section).into(),
                     load: section_load(section),
                     perfmon_helper: None,
+                    member: None,
                 })
                 .collect(),
             maps: maps
@@ -376,6 +364,24 @@ mod tests {
         assert_eq!(reasons("cgroup_inet_ingress")[0], "f (tc), which has no attach type");
         let perfmon = needs.capabilities.iter().find(|capability| capability.name == "CAP_PERFMON").expect("of the helper");
         assert_eq!(perfmon.reasons, ["f (tc), which calls bpf_probe_read_kernel"]);
+    }
+
+    #[test]
+    fn members_of_structures_have_their_index_as_attach_type() {
+        for (index, attachs, problem) in [
+            (Some(8), "cgroup_inet4_bind", ""),
+            (Some(0), "cgroup_inet_ingress", ""),
+            (Some(64), "", "delegations end at 63"),
+            (None, "", "this kernel does not have that member"),
+        ] {
+            let mut used = object(&["struct_ops/undo"], &[("steady", 26)]);
+            let member = StructMember { structure: "tcp_congestion_ops".into(), name: "undo_cwnd".into(), index };
+            used.programs[0].member = Some(member);
+            let needs = TokenNeeds::of(&[used], ObjectLoader::Libbpf);
+            assert_eq!(needs.delegation.names(Category::Attachs).join(" "), attachs);
+            assert_eq!(needs.problems.is_empty(), problem.is_empty(), "{:?}", needs.problems);
+            assert!(needs.problems.iter().all(|found| found.contains(problem)), "{:?}", needs.problems);
+        }
     }
 
     #[test]

@@ -24,6 +24,15 @@ pub fn section_load(section: &str) -> Option<SectionLoad> {
     })
 }
 
+/// True if libbpf sends 0 instead of a type's attach type in some section if its probe of attach types fails.
+pub fn attach_type_is_optional(program_type: u32, attach_type: u32) -> bool {
+    // For usdt another probe decides.
+    const KPROBE: u32 = 2;
+    let found =
+        |(_, progs, attachs, optional): &(&str, u32, u32, bool)| *optional && (*progs, *attachs) == (program_type, attach_type);
+    program_type != KPROBE && SECTIONS.iter().any(found)
+}
+
 /// Section, program type, attach type, and whether the attach type is optional.
 const SECTIONS: &[(&str, u32, u32, bool)] = &[
     ("socket", 1, 0, false),

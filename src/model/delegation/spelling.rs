@@ -66,14 +66,7 @@ impl Spelling {
         let sets = || Category::ALL.into_iter().filter(|category| delegation.mask(*category) != 0);
         match self {
             Self::Policy => {
-                let set = |category: Category| {
-                    let names: Vec<_> = delegation.names(category).iter().map(|name| format!("{name:?}")).collect();
-                    format!("{} = [{}]", category.word(), names.join(", "))
-                };
-                let scope = if host_scope { "host-scope = true\n" } else { "" };
-                let sets: Vec<_> = sets().map(set).collect();
-                let _ = write!(text, "[[container]]\n{scope}delegate = {{ {} }}\n", sets.join(", "));
-                return text;
+                return policy_rule("delegate", &policy_sets(delegation), host_scope);
             }
             // A delegation is refused without a user and a mount namespace of the unit's own.
             Self::Systemd => text.push_str("PrivateUsers=yes\nPrivateMounts=yes\nDelegateNamespaces=mnt\nPrivateBPF=yes\n"),
@@ -120,6 +113,24 @@ impl Spelling {
             None => None,
         }
     }
+}
+
+/// The sets of a delegation that are not empty, as keys of a table in a policy file.
+pub fn policy_sets(delegation: &Delegation) -> Vec<String> {
+    let sets = Category::ALL.into_iter().filter(|category| delegation.mask(*category) != 0);
+    sets.map(|category| policy_set(category.word(), &delegation.names(category))).collect()
+}
+
+/// One of them.
+pub fn policy_set(key: &str, names: &[String]) -> String {
+    let names: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+    format!("{key} = [{}]", names.join(", "))
+}
+
+/// A rule of a policy file without its match; `key` is `delegate` or `proxy`.
+pub fn policy_rule(key: &str, sets: &[String], host_scope: bool) -> String {
+    let scope = if host_scope { "host-scope = true\n" } else { "" };
+    format!("[[container]]\n{scope}{key} = {{ {} }}\n", sets.join(", "))
 }
 
 #[cfg(test)]

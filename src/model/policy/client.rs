@@ -216,7 +216,7 @@ impl ClientRule {
     /// The rule's location for messages.
     pub fn shown(&self) -> String {
         match &self.place {
-            RuleLocation::BuiltIn => "the built-in client rule".to_owned(),
+            RuleLocation::BuiltIn | RuleLocation::Root => "the built-in client rule".to_owned(),
             RuleLocation::Line { file, line } => format!("the client rule at {}:{line}", file.display()),
         }
     }

@@ -132,10 +132,13 @@ pub enum OnMissed {
 }
 
 /// The location of a rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RuleLocation {
     /// The built-in rule, which applies if the files have none.
     BuiltIn,
+    /// No file: root asked for it with `token create`, and no policy decides about a process that is in no container.
+    Root,
     /// In a file, starting at a line counted from 1.
     Line {
         /// The file.
@@ -149,6 +152,7 @@ impl fmt::Display for RuleLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BuiltIn => f.write_str("the built-in container rule"),
+            Self::Root => f.write_str("root, with token create"),
             Self::Line { file, line } => write!(f, "the container rule at {}:{line}", file.display()),
         }
     }

@@ -9,7 +9,7 @@ use crate::model::delegation::Delegation;
 use crate::model::ids::{ContainerId, Digest, OwnerNo, ProcessIdentity};
 use crate::model::manual::LoadMetadata;
 use crate::model::police::PoliceRecord;
-use crate::model::policy::{ContainerFacts, Engine};
+use crate::model::policy::{ContainerFacts, Engine, RuleLocation};
 use crate::model::proxy::ProxyRecord;
 
 /// The owner of programs, links and maps. Its text names it in messages and tables.
@@ -51,6 +51,9 @@ pub struct ContainerOwner {
     /// How its bpf(2) calls are policed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub police: Option<PoliceRecord>,
+    /// The container rule that decided about its request; None if it was refused, or recorded by an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granted_by: Option<RuleLocation>,
     /// The network namespaces whose programs it keeps alive.
     pub holds: Vec<OwnerNo>,
     /// True for a Failed owner whose container runs because it was started without bpfman-hook. The record is removed
@@ -142,6 +145,7 @@ impl ContainerOwner {
             bpffs: None,
             proxy: None,
             police: None,
+            granted_by: None,
             holds: Vec::new(),
             missed: false,
         }

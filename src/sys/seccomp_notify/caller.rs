@@ -143,6 +143,12 @@ impl<'l> NotifiedThread<'l> {
         Ok((namespace, inode))
     }
 
+    /// The inode of the thread's pid namespace. None if the call no longer waits.
+    pub fn pid_namespace(&self) -> Option<u64> {
+        let found = rustix::fs::stat(format!("/proc/{}/{}", self.tid, Namespace::Pid.file()));
+        found.ok().map(|stat| stat.st_ino).filter(|_| self.listener.is_waiting(self.id))
+    }
+
     /// When the thread was started, in clock ticks since boot: with its number it identifies the thread. The number of a
     /// thread whose call was interrupted can belong to another one by now, which has another start.
     pub fn started_unless_gone(&self) -> Option<u64> {

@@ -3,6 +3,7 @@
 
 mod caller;
 mod connection;
+mod own_filter;
 
 use std::io;
 use std::mem::size_of;
@@ -16,6 +17,7 @@ use crate::sys::SysError;
 
 pub use caller::{NotifiedThread, thread_runs};
 pub use connection::{Handover, peer_is_root, receive, take_stdin};
+pub use own_filter::{start_observed, was_interrupted};
 
 /// `AUDIT_ARCH_*` of 64-bit calls on this machine (uapi/linux/audit.h).
 #[cfg(target_arch = "x86_64")]
@@ -25,6 +27,8 @@ pub const NATIVE_ARCH: u32 = 0xc000_003e;
 pub const NATIVE_ARCH: u32 = 0xc000_00b7;
 /// The number of bpf(2) for calls of that architecture.
 pub const SYS_BPF: i32 = libc::SYS_bpf as i32;
+/// The number of perf_event_open(2), likewise.
+pub const SYS_PERF_EVENT_OPEN: i32 = libc::SYS_perf_event_open as i32;
 
 /// `struct seccomp_data`.
 #[repr(C)]
@@ -78,6 +82,9 @@ const ADDFD: libc::Ioctl = request(1, 3, size_of::<RawAddFd>());
 
 /// `SECCOMP_ADDFD_FLAG_SEND`: the new descriptor is the result of the call, in one step (Linux 5.14).
 const ADDFD_SEND: u32 = 1 << 1;
+
+/// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`
+const CONTINUE: u32 = 1;
 
 /// A notified system call. The thread that made it waits for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,6 +200,12 @@ impl SeccompListener {
     /// Answers with a number that is not negative.
     pub fn answer(&self, id: u64, value: i64) -> Answered {
         self.send(RawResponse { id, value, error: 0, flags: 0 })
+    }
+
+    /// Has the kernel make the call as the thread made it. The thread can change what its arguments point to before the
+    /// kernel reads it.
+    pub fn pass_on(&self, id: u64) -> Answered {
+        self.send(RawResponse { id, value: 0, error: 0, flags: CONTINUE })
     }
 
     fn send(&self, mut response: RawResponse) -> Answered {
