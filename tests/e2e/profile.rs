@@ -19,7 +19,7 @@ use crate::support::runtime::Runtime;
 use crate::world::{World, object_path};
 
 /// Runs a command under `token profile`, which must write its answer; returns that, and how the command ended.
-fn profiled(world: &World, command: &Command) -> (Value, Ended) {
+pub(super) fn profiled(world: &World, command: &Command) -> (Value, Ended) {
     let to = world.lab.path("profile.json");
     let mut profile = world.lab.command(&["token", "profile", "-o", "json", "--to", to.to_str().expect("a plain path"), "--"]);
     profile.arg(command.get_program()).args(command.get_args());

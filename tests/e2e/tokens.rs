@@ -50,42 +50,66 @@ fn bpftool_loads_as_the_recipe_says() {
         Ok(bpftool) => bpftool,
         Err(why) => return crate::tools::skipped("libbpf with a token", &why),
     };
-    crate::check(|world| {
-        let bpftool = TokenBpftool::get().unwrap_or_else(|why| panic!("harness: {why}"));
-        let object = object_path("counter");
-        let explain = |spelling| {
-            world.lab.ours(&["token", "explain", "--object", object.to_str().expect("a plain path"), "--as", spelling])
-        };
-        world.lab.policy(&explain("policy"));
-        let mut bundle = Bundle::new(&world.lab, "bpftool");
-        for line in explain("annotations").lines() {
-            let (key, value) = line.split_once(": ").expect("an annotation");
-            bundle = bundle.annotate(key, value);
-        }
-        // The packages are at the same place inside, and `bpftool` is a script.
-        let words: Vec<String> = bpftool.words.iter().map(|word| format!("'{word}'")).collect();
-        let script = format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "));
-        let inside = bpftool.suite.to_str().expect("a plain path").to_owned();
-        bundle = bundle.mount("none", &bpftool.suite, &inside, &["bind", "ro"]).rootfs(|root| {
-            let program = root.join("bin/bpftool");
-            fs::write(&program, script).expect("root writes");
-            fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("root's file");
-            fs::write(root.join("packets.bpf.o"), object_bytes("counter")).expect("root writes");
-            fs::write(root.join("recipe"), format!("set -e\n{}", recipe("libbpf"))).expect("root writes");
-            fs::create_dir_all(root.join(Path::new(&inside).strip_prefix("/").expect("absolute"))).expect("root makes it");
-        });
-        let said = "if sh /recipe 2>&1; then echo said yes; else echo said no; fi";
-        let list = "echo pins $(ls /sys/fs/bpf/packets 2>&1) end";
-        let bundle = bundle.script(&format!("echo ready; cd /; {said}; {list}; read go")).write();
-        let mut running = world.start(&bundle);
-        let verdict = running.hear("said ");
-        let pins = running.hear("pins ");
-        running.say("go\n");
-        let ended = running.finish();
-        assert_eq!(verdict, "yes", "{}", ended.stdout);
-        assert!(pins.contains("count"), "{pins}");
+    let mut world = World::new(Hooks::Ours);
+    let object = object_path("counter");
+    let explain =
+        |spelling| world.lab.ours(&["token", "explain", "--object", object.to_str().expect("a plain path"), "--as", spelling]);
+    let (policy, annotations) = (explain("policy"), explain("annotations"));
+    loads_in_a_container(&mut world, &bpftool, &policy, &annotations);
+    world.lab.residue();
+}
+
+/// The container has what `token profile` prints for the same bpftool on the host. Its library's probes are left out.
+#[test]
+fn bpftool_loads_with_what_was_recorded() {
+    let bpftool = match TokenBpftool::get() {
+        Ok(bpftool) => bpftool,
+        Err(why) => return crate::tools::skipped("token profile of libbpf 1.5", &why),
+    };
+    let mut world = World::new(Hooks::Ours);
+    let pins = world.lab.path("pins");
+    fs::create_dir(&pins).unwrap_or_else(|e| harness!("create {}: {e}", pins.display()));
+    tool(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&pins));
+    let mut command = Command::new(&bpftool.words[0]);
+    command.args(&bpftool.words[1..]).args(["prog", "loadall"]).arg(object_path("counter")).arg(pins.join("recorded"));
+    let (profile, ended) = crate::profile::profiled(&world, &command);
+    tool(Command::new("umount").arg(&pins));
+    assert!(ended.status.success(), "{ended:?}");
+    let text = |spelling: &str| profile["token"]["text"][spelling].as_str().expect("a text").to_owned();
+    loads_in_a_container(&mut world, &bpftool, &text("policy"), &text("annotations"));
+    world.lab.residue();
+}
+
+/// The recipe for libbpf works in a container with a policy and annotations.
+fn loads_in_a_container(world: &mut World, bpftool: &TokenBpftool, policy: &str, annotations: &str) {
+    world.lab.policy(policy);
+    let mut bundle = Bundle::new(&world.lab, "bpftool");
+    for line in annotations.lines() {
+        let (key, value) = line.split_once(": ").expect("an annotation");
+        bundle = bundle.annotate(key, value);
+    }
+    // The packages are at the same place inside, and `bpftool` is a script.
+    let words: Vec<String> = bpftool.words.iter().map(|word| format!("'{word}'")).collect();
+    let script = format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "));
+    let inside = bpftool.suite.to_str().expect("a plain path").to_owned();
+    bundle = bundle.mount("none", &bpftool.suite, &inside, &["bind", "ro"]).rootfs(|root| {
+        let program = root.join("bin/bpftool");
+        fs::write(&program, script).expect("root writes");
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("root's file");
+        fs::write(root.join("packets.bpf.o"), object_bytes("counter")).expect("root writes");
+        fs::write(root.join("recipe"), format!("set -e\n{}", recipe("libbpf"))).expect("root writes");
+        fs::create_dir_all(root.join(Path::new(&inside).strip_prefix("/").expect("absolute"))).expect("root makes it");
     });
-    drop(bpftool);
+    let said = "if sh /recipe 2>&1; then echo said yes; else echo said no; fi";
+    let list = "echo pins $(ls /sys/fs/bpf/packets 2>&1) end";
+    let bundle = bundle.script(&format!("echo ready; cd /; {said}; {list}; read go")).write();
+    let mut running = world.start(&bundle);
+    let verdict = running.hear("said ");
+    let pins = running.hear("pins ");
+    running.say("go\n");
+    let ended = running.finish();
+    assert_eq!(verdict, "yes", "{}", ended.stdout);
+    assert!(pins.contains("count"), "{pins}");
 }
 
 /// Builds a recipe in a language of its own; None if its library cannot be had.

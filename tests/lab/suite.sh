@@ -78,7 +78,8 @@ if [ ${#missing[@]} -gt 0 ]; then
   for package in "${missing[@]}"; do
     rm -rf "$cache/debs" "$cache/$package.new"
     mkdir -p "$cache/debs"
-    (cd "$cache/debs" && apt-get "${options[@]}" download "$package" >&2) || skip "the package $package cannot be fetched"
+    # Without the machine's own packages: a newer one that is installed would be chosen instead of the suite's.
+    (cd "$cache/debs" && apt-get "${options[@]}" -o Dir::State::status=/dev/null download "$package" >&2) || skip "the package $package cannot be fetched"
     dpkg-deb -x "$cache"/debs/*.deb "$cache/$package.new" >&2 || skip "the package $package cannot be unpacked"
     rm -rf "${cache:?}/$package"
     mv "$cache/$package.new" "$cache/$package"

@@ -11,6 +11,7 @@ use crate::cli::Format;
 use crate::cli::token_profile::{ProfiledWay, TokenProfileArgs};
 use crate::lifecycle::token_reach::known;
 use crate::model::delegation::{Category, NeededCapability, NeededName, Spelling};
+use crate::model::reach::TokenReach;
 use crate::model::recording::{RecordedNeeds, Recording};
 use crate::model::text::listed;
 use crate::output;
@@ -67,7 +68,7 @@ pub fn profile(paths: &Paths, args: &TokenProfileArgs) -> Result<ExitCode, Comma
         return Err(CommandError::bad_input("record a command: --via proxy is written --as annotations or --as policy"));
     }
     let Recorded { recording, left_out, status } = proxy::record(&args.command)?;
-    let profile = made(paths, &recording, left_out);
+    let profile = made(&recording, left_out, || known(&paths.token_reach()));
     let text = match (spelling, args.format.output) {
         (Some((spelling, way)), _) => profile.written(spelling, way),
         (None, Format::Json) => json(&profile),
@@ -83,10 +84,10 @@ pub fn profile(paths: &Paths, args: &TokenProfileArgs) -> Result<ExitCode, Comma
     Ok(ended(status))
 }
 
-fn made(paths: &Paths, recording: &Recording, left_out: u64) -> Profile {
+fn made(recording: &Recording, left_out: u64, reach: impl FnOnce() -> Option<TokenReach>) -> Profile {
     let needs = RecordedNeeds::of(recording);
     let (delegation, proxy) = (needs.token.delegation, needs.proxy);
-    let token_scope = host_scope(&delegation, || known(&paths.token_reach()));
+    let token_scope = host_scope(&delegation, reach);
     let written = |(spelling, word): (Spelling, _)| (word, spelling.write(&delegation, token_scope.is_some()));
     let name = |command: u32| Category::Cmds.name(command).map_or_else(|| command.to_string(), str::to_owned);
     Profile {
@@ -227,7 +228,7 @@ mod tests {
             }],
             ..Recording::default()
         };
-        let profile = made(&Paths::below(std::path::Path::new("/nowhere")), &recording, 3);
+        let profile = made(&recording, 3, || None);
         let text = profile.table();
         for line in [
             "Recorded calls: 1 link_create, 2 prog_load",
@@ -243,7 +244,7 @@ mod tests {
         let policy = profile.written(Spelling::Policy, ProfiledWay::Proxy);
         assert!(policy.starts_with("[[container]]\nhost-scope = true\nproxy = { cmds"), "{policy}");
         assert!(profile.written(Spelling::Systemd, ProfiledWay::Token).contains("BPFProgTypeXdp"));
-        let none = made(&Paths::below(std::path::Path::new("/nowhere")), &Recording::default(), 0);
+        let none = made(&Recording::default(), 0, || None);
         assert!(none.table().contains("made no calls"));
     }
 }
