@@ -239,11 +239,10 @@ pub(super) fn of_process(paths: &Paths, number: u32) -> Option<OwnerRecord> {
     };
     let own = mount_namespace(number);
     let store = open(paths).ok()??;
-    let found = store.records().filter_map(Result::ok).find(|record| {
+    store.records().filter_map(Result::ok).find(|record| {
         let init = record.owner.container().and_then(|container| container.init).map(|init| init.pid.get());
         init.is_some_and(|init| init == number || own.is_some() && mount_namespace(init) == own)
-    });
-    found
+    })
 }
 
 /// `gc [--dry-run]`

@@ -51,7 +51,7 @@ mod tests {
     fn owning(bpffs: BpffsRecord) -> OwnerRecord {
         let process = ProcessIdentity { pid: Pid::new(7).unwrap(), start_time: 9 };
         let web = ContainerOwner::new("web".parse().unwrap(), "/srv/web".into(), 0, Engine::Oci, Workload::default());
-        let owner = Owner::Container(ContainerOwner { init: Some(process), bpffs: Some(bpffs), ..web });
+        let owner = Owner::Container(ContainerOwner { init: Some(process), bpffs: Some(Box::new(bpffs)), ..web });
         OwnerRecord::new(OwnerNo(1), owner, Phase::Ready, Actor { process, deadline: 0 }, 0)
     }
 

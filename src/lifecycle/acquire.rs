@@ -148,7 +148,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 Some(CgroupFact::Own { path, id }) => Some(CgroupRecord { path: path.clone(), id: *id }),
                 _ => None,
             },
-            bpffs: (plan.bpffs.as_ref()).map(|bpffs| BpffsRecord { path: bpffs.path.clone(), delegation: bpffs.delegation }),
+            bpffs: plan
+                .bpffs
+                .as_ref()
+                .map(|bpffs| Box::new(BpffsRecord { path: bpffs.path.clone(), delegation: bpffs.delegation })),
             granted_by: Some(admission.rule.place.clone()),
             proxy: admission.proxy.clone().map(|grant| ProxyRecord { grant, network: facts.netns_cookie, objects: Vec::new() }),
             police: admission.rule.police.as_ref().map(|police| PoliceRecord { mode: police.mode, refused: Vec::new() }),

@@ -133,10 +133,9 @@ fn built(name: &str, file: &str) -> Option<PathBuf> {
     }
 }
 
-/// A recipe reads a map that bpfman-hook shows, in a container without capabilities, and not one that is read-only if its
-/// library opens it for writing.
-fn reads_packets(world: &mut World, program: &Path, opens_read_only: bool) {
-    for (access, works) in [("packets:rw", true), ("packets", opens_read_only)] {
+/// A recipe reads a map that bpfman-hook shows, in a container without capabilities.
+fn reads_packets(world: &mut World, program: &Path) {
+    for access in ["packets:rw", "packets"] {
         let name = access.replace(':', "-");
         let bundle = world.counting(&name).ask("maps", access).capabilities(&[]).rootfs(|root| {
             fs::copy(program, root.join("recipe")).unwrap_or_else(|e| harness!("copy the recipe: {e}"));
@@ -149,7 +148,7 @@ fn reads_packets(world: &mut World, program: &Path, opens_read_only: bool) {
         let said = running.hear("packets ");
         running.say("go\n");
         let ended = running.finish();
-        assert_eq!(said.parse::<u64>().is_ok_and(|count| count > 0), works, "{access}: {said} {}", ended.stderr);
+        assert!(said.parse::<u64>().is_ok_and(|count| count > 0), "{access}: {said} {}", ended.stderr);
     }
 }
 
@@ -157,7 +156,7 @@ fn reads_packets(world: &mut World, program: &Path, opens_read_only: bool) {
 fn aya_opens_maps_as_the_recipe_says() {
     let Some(program) = built("aya", "main.rs") else { return };
     let mut world = World::new(Hooks::Ours);
-    reads_packets(&mut world, &program, false);
+    reads_packets(&mut world, &program);
     world.lab.residue();
 }
 

@@ -14,8 +14,8 @@ use crate::container::Container;
 
 /// Objects that this kernel loads, each for something else: data sections, an attach type that libbpf sends, one that it
 /// does not, callbacks, several types, a helper that libbpf may replace, tracepoints, cgroup types together, networking
-/// types together, maps that need types, loops, and a structure of functions.
-const OBJECTS: [&str; 16] = [
+/// types together, maps that need types, and a structure of functions.
+const OBJECTS: [&str; 15] = [
     "counter",
     "tcx",
     "connect4",
@@ -27,7 +27,6 @@ const OBJECTS: [&str; 16] = [
     "sock",
     "cgroup_skb",
     "demo",
-    "loops",
     "typed",
     "kinds_net",
     "kinds_cgroup",

@@ -44,7 +44,7 @@ pub struct ContainerOwner {
     /// Its cgroup, if a program is attached to it.
     pub cgroup: Option<CgroupRecord>,
     /// The bpffs that was mounted into it.
-    pub bpffs: Option<BpffsRecord>,
+    pub bpffs: Option<Box<BpffsRecord>>,
     /// What it was granted through the proxy of bpf(2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxyRecord>,
