@@ -152,7 +152,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 .bpffs
                 .as_ref()
                 .map(|bpffs| Box::new(BpffsRecord { path: bpffs.path.clone(), delegation: bpffs.delegation })),
-            granted_by: Some(admission.rule.place.clone()),
+            granted_by: Some(Box::new(admission.rule.place.clone())),
             proxy: admission.proxy.clone().map(|grant| ProxyRecord { grant, network: facts.netns_cookie, objects: Vec::new() }),
             police: admission.rule.police.as_ref().map(|police| PoliceRecord { mode: police.mode, refused: Vec::new() }),
             ..self.container_owner(container)

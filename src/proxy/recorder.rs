@@ -57,7 +57,7 @@ impl Recorder {
     pub(super) fn new(own_pid_namespace: u64) -> Self {
         let delegation = Delegation { cmds: u64::MAX, maps: u64::MAX, progs: u64::MAX, attachs: u64::MAX };
         let limits = ContainerLimits { programs: u32::MAX, links: u32::MAX, map_memory: u64::MAX };
-        let everything = ProxyGrant { delegation, helpers: None, kfuncs: None, host_scope: true, limits };
+        let everything = ProxyGrant { delegation, helpers: None, kfuncs: None, instructions: None, host_scope: true, limits };
         Self {
             own: Recording::default(),
             contained: Recording::default(),

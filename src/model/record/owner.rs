@@ -53,7 +53,7 @@ pub struct ContainerOwner {
     pub police: Option<PoliceRecord>,
     /// The container rule that decided about its request; None if it was refused, or recorded by an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub granted_by: Option<RuleLocation>,
+    pub granted_by: Option<Box<RuleLocation>>,
     /// The network namespaces whose programs it keeps alive.
     pub holds: Vec<OwnerNo>,
     /// True for a Failed owner whose container runs because it was started without bpfman-hook. The record is removed
