@@ -192,11 +192,9 @@ impl Recorder {
             AttachTarget::Netns | AttachTarget::Cgroup | AttachTarget::Map | AttachTarget::PerfEvent => {
                 prepared.set_descriptor(at, caller.descriptor(attr.fd(at))?);
             }
-            AttachTarget::Loaded => {
-                if attr.command == NotifiedCommand::LinkCreate && attr.fd(at) != 0 {
-                    return Err(ProxyRefusal::NotPassedOn { what: "a link to another program".to_owned() }.into());
-                }
-            }
+            AttachTarget::Loaded if attr.command != NotifiedCommand::LinkCreate || attr.fd(at) == 0 => {}
+            // The caller makes it itself.
+            _ => return Err(ProxyRefusal::NotPassedOn { what: "a link to this kind of place".to_owned() }.into()),
         }
         Ok(())
     }
