@@ -160,6 +160,15 @@ fn aya_opens_maps_as_the_recipe_says() {
     world.lab.residue();
 }
 
+/// With Debian 12's version, which is older than tokens.
+#[test]
+fn cilium_opens_maps_as_the_recipe_says() {
+    let Some(program) = built("cilium", "recipe.go") else { return };
+    let mut world = World::new(Hooks::Ours);
+    reads_packets(&mut world, &program);
+    world.lab.residue();
+}
+
 fn a_container_is_explained(world: &mut World) {
     world.lab.policy("[[container]]\ndelegate = [\"maps\"]\nhost-scope = true\n");
     let bundle = Bundle::new(&world.lab, "explained").ask("delegate", "maps").script("echo ready; read go").write();

@@ -19,5 +19,21 @@ aya)
     --target-dir "$out/target" >&2
   echo "$out/target/$target/debug/recipe-aya"
   ;;
+cilium)
+  # Debian's compiler and library, in their own root file system.
+  tree=$("$here/../clients/trees.sh" bookworm-go) || { status=$?; printf '%s\n' "$tree"; exit "$status"; }
+  mkdir -p "$out/source"
+  cp "$2" "$out/source/main.go"
+  # shellcheck disable=SC2016 # for the inner shell
+  unshare -m sh -euc 'mount --make-rprivate /
+    mount --bind "$2" "$1/run"
+    mount -t tmpfs tmpfs "$1/tmp"
+    mount -t proc proc "$1/proc"
+    mount --rbind /dev "$1/dev"
+    exec chroot "$1" /usr/bin/bash -euc "cd /run/source; GOPATH=/usr/share/gocode GO111MODULE=off GOCACHE=/run/cache \
+      GOFLAGS=-trimpath CGO_ENABLED=0 HOME=/tmp PATH=/usr/bin /usr/lib/go-*/bin/go build -o /run/recipe-cilium ."' \
+    sh "$tree" "$out" >&2
+  echo "$out/recipe-cilium"
+  ;;
 *) sed -n '2s/^# //p' "$0" >&2; exit 2 ;;
 esac
