@@ -14,7 +14,7 @@ use crate::harness;
 use crate::support::bpf_proxy::{client, listen, profile};
 use crate::support::bundle::Bundle;
 use crate::support::kernel::{Cgroups, bpftool, cgroup2, cgroups, processes_of};
-use crate::support::lab::{Hooks, Lab};
+use crate::support::lab::Hooks;
 use crate::support::podman::Podman;
 use crate::support::process::{Ended, Running, eventually, tool};
 use crate::support::runtime::Runtime;

@@ -35,7 +35,7 @@ fn system_calls_work_as_the_recipe_says(world: &mut World) {
         .ask("delegate-maps", "array")
         .ask("delegate-progs", "socket_filter")
         .ask("delegate-attachs", "cgroup_inet_ingress")
-        .rootfs(|root| drop(fs::copy(&program, root.join("calls")).expect("the program is there")));
+        .rootfs(|root| _ = fs::copy(&program, root.join("calls")).expect("the program is there"));
     let bundle = bundle.script("echo ready; /calls && echo said yes || echo said no; read go").write();
     let mut running = world.start(&bundle);
     assert_eq!(running.hear("said "), "yes");
