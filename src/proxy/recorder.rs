@@ -222,7 +222,7 @@ impl Recorder {
             limits.host_scope = self.confined.check(attr).err().map(sentence);
         }
         let name = attr.name();
-        let thread = caller.started().map(|started| (caller.tid(), started));
+        let thread = caller.started_unless_gone().map(|started| (caller.tid(), started));
         match attr.command {
             NotifiedCommand::MapCreate => {
                 if marks_library(&name) {
