@@ -386,12 +386,12 @@ fn ceiling(source: &PolicyText<'_>, raw: &RawDelegate) -> Result<Delegation, Pol
         RawDelegate::Presets(presets) => (presets, &none),
         RawDelegate::Table(table) => (&table.presets, table),
     };
-    union(source, presets, [&table.cmds, &table.maps, &table.progs, &table.attachs], Syscall::Refused)
+    union(source, presets, [&table.cmds, &table.maps, &table.progs, &table.attachs], SyscallPrograms::Refused)
 }
 
 /// Whether a list of program types may contain `syscall`, which is never delegated.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Syscall {
+enum SyscallPrograms {
     Refused,
     Accepted,
 }
@@ -401,7 +401,7 @@ fn union(
     source: &PolicyText<'_>,
     presets: &[Spanned<String>],
     lists: [&Vec<Spanned<String>>; 4],
-    syscall: Syscall,
+    syscall: SyscallPrograms,
 ) -> Result<Delegation, PolicyError> {
     let mut ceiling = Delegation::default();
     for word in presets {
@@ -415,7 +415,7 @@ fn union(
     for (category, words) in Category::ALL.into_iter().zip(lists) {
         for word in words {
             let value = match category.value(word.get_ref()) {
-                Err(NameError::Syscall) if syscall == Syscall::Accepted => Ok(SYSCALL.trailing_zeros()),
+                Err(NameError::Syscall) if syscall == SyscallPrograms::Accepted => Ok(SYSCALL.trailing_zeros()),
                 value => value,
             };
             let value = value.map_err(|error| {
@@ -431,7 +431,7 @@ fn union(
 fn proxy_ceiling(source: &PolicyText<'_>, written: &Spanned<RawProxy>, host_scope: bool) -> Result<CallCeiling, PolicyError> {
     let table = &written.get_ref().0;
     let lists = [&table.cmds, &table.maps, &table.progs, &table.attachs];
-    let ceiling = union(source, &table.presets, lists, Syscall::Refused)?;
+    let ceiling = union(source, &table.presets, lists, SyscallPrograms::Refused)?;
     let kfuncs = table.kfuncs.as_ref().map(|names| names.iter().map(|name| kfunc(source, name, host_scope)).collect());
     let instructions = table.instructions.as_ref().map(|digests| {
         let parsed =
@@ -468,9 +468,9 @@ fn police(
         }
         RawPolice::Table(table) => table,
     };
-    let presets = union(source, &table.presets, [&vec![], &vec![], &vec![], &vec![]], Syscall::Refused)?;
+    let presets = union(source, &table.presets, [&vec![], &vec![], &vec![], &vec![]], SyscallPrograms::Refused)?;
     let lists = [&table.cmds, &table.maps, &table.progs, &table.attachs];
-    let listed = union(source, &[], lists, Syscall::Accepted)?;
+    let listed = union(source, &[], lists, SyscallPrograms::Accepted)?;
     let kfuncs = table.kfuncs.as_ref().map(|names| {
         let all = names.iter().map(|name| kfunc(source, name, true)).collect::<Result<BTreeSet<_>, _>>()?;
         match names.get(KFUNCS_MAX) {
