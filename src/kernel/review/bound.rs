@@ -429,6 +429,7 @@ mod tests {
         let begun = std::time::Instant::now();
         let bound = ExecutionBound::of(&code, &calls, &[400_002].into()).unwrap();
         assert!(bound.instructions(1_000_000) > EXECUTED_MAX);
-        assert!(begun.elapsed().as_secs() < 2, "{:?}", begun.elapsed());
+        // A search for each call would take hours.
+        assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
     }
 }
