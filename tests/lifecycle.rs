@@ -37,7 +37,7 @@ use bpfman_hook::model::missed::Missed;
 use bpfman_hook::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use bpfman_hook::model::policy::{ContainerFacts, Engine, OnMissed, Policy, PolicyId};
 use bpfman_hook::model::proxy::profile::ProxySockets;
-use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
+use bpfman_hook::model::record::{LinkState, Owner, OwnerRecord, Phase};
 use bpfman_hook::model::registries::RegistryConfig;
 use bpfman_hook::model::state::OciState;
 use bpfman_hook::store::{Store, StoreError};
@@ -223,7 +223,7 @@ fn stop(world: &World, host: &FakeHost<'_>, id: &str) -> Vec<Released> {
 
 fn gc(world: &World, host: &FakeHost<'_>, mode: GcMode) -> Vec<String> {
     let kernel = world.kernel();
-    let findings = lifecycle(world, &kernel, host).collect(mode, |_| {}).expect("reconcile");
+    let findings = lifecycle(world, &kernel, host).collect(mode, |_| false).expect("reconcile");
     findings.into_iter().map(|f| format!("{}: {}: {}", f.what, f.why, f.result)).collect()
 }
 
@@ -902,6 +902,28 @@ fn a_record_that_does_not_decode_blocks_no_other() {
     host.end(501);
     gc(&world, &host, GcMode::Release);
     assert!(world.residue("after gc").is_empty());
+}
+
+#[test]
+fn only_owners_that_are_certainly_alive_are_settled() {
+    let world = World::new();
+    let mut host = FakeHost::new(&world.effects, HOOK);
+    for (id, init) in [("a", 501), ("b", 502), ("c", 503), ("d", 504), ("e", 505)] {
+        create(&world, &host, &container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[]), &policy("")).expect("start");
+    }
+    let mut records = world.records();
+    host.end(502);
+    host.unknown.insert(503);
+    // The actor of these two has died.
+    host.end(HOOK + 1);
+    for record in &mut records[3..] {
+        record.actor.process = process(HOOK + 1);
+    }
+    records[3].phase = Phase::Pending;
+    records[4].links[0].state = LinkState::Attaching;
+    let kernel = world.kernel();
+    let living: Vec<_> = records.iter().map(|record| lifecycle(&world, &kernel, &host).is_living(record)).collect();
+    assert_eq!(living, [true, false, false, false, false]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cli::program::Selectors;
@@ -297,15 +298,24 @@ fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, CommandError> 
     let deadline = clock::boot_seconds() + GC_DEADLINE.as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline };
     // Lost objects of living owners are reported with a remedy, not released.
-    let mut lost = Vec::new();
-    let stays = |record: &OwnerRecord| {
-        if mode == GcMode::Release {
+    let lost = Mutex::new(Vec::new());
+    let is_settled = |record: &OwnerRecord| {
+        let living = lifecycle.is_living(record);
+        if living && mode == GcMode::Release {
             proxy_processes::report(record);
         }
+        let is_policed = record.owner.container().is_some_and(|container| container.police.is_some());
         let record = std::slice::from_ref(record);
-        lost.extend(Health::of_kernel_objects(record).problems(record));
+        let problems = if living { Health::of_kernel_objects(record).problems(record) } else { Vec::new() };
+        if !problems.is_empty() {
+            lost.lock().unwrap_or_else(PoisonError::into_inner).extend(problems);
+        }
+        // gc reads the counters of a policed container.
+        living && !is_policed
     };
-    let mut findings = lifecycle.collect(mode, stays)?;
+    let mut findings = lifecycle.collect(mode, is_settled)?;
+    let mut lost = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
+    lost.sort_by_key(|problem: &OwnerProblem| problem.no);
     for OwnerProblem { no, what, why, remedy } in lost {
         // The owner may have been released together with its last holder.
         if store.read(|txn| txn.has(no))? {

@@ -15,7 +15,7 @@ use crate::model::ids::OwnerNo;
 use crate::model::metrics_table;
 use crate::model::metrics_table::Collected;
 use crate::model::record::{Owner, OwnerRecord, Phase};
-use crate::store::StoreError;
+use crate::store::{Sorted, StoreError};
 use crate::sys::error::chain;
 use crate::sys::export::{self, Export};
 
@@ -26,7 +26,10 @@ pub const FAILED_KEPT: Duration = Duration::from_secs(24 * 3600);
 pub const FAILED_MAX: usize = 1000;
 
 /// Number of living owners that the start of a container also checks.
-const PASSING: usize = 8;
+const PASSING: usize = 4;
+
+/// Maximum number of records that gc holds at once.
+const AT_ONCE: usize = 256;
 
 /// What gc does with its findings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,39 +91,35 @@ impl Serialize for GcResult {
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// Finds and releases the records and pins of dead owners. An owner whose actor lives is never touched. `stays` is
-    /// called for each living owner.
+    /// Finds and releases the records and pins of dead owners. An owner whose actor lives is never touched.
+    ///
+    /// `is_settled` tells which owners nothing has to be done about, see [`is_living`](Self::is_living). If there are
+    /// many, several threads call it.
     ///
     /// # Errors
     /// Only if the store or our bpffs cannot be read; what cannot be released is in the findings.
-    pub fn collect(&self, mode: GcMode, mut stays: impl FnMut(&OwnerRecord)) -> Result<Vec<GcFinding>, Cause> {
+    pub fn collect(&self, mode: GcMode, is_settled: impl Fn(&OwnerRecord) -> bool + Sync) -> Result<Vec<GcFinding>, Cause> {
         // Directories before records: a record is written before its directory is made, so a directory that is seen
         // here and has no record afterwards was left by a release that could not finish.
         let mut directories = self.kernel.directories(self.fs)?;
         let export = export::here().filter(|_| mode == GcMode::Release);
         let mut owner_files: Vec<_> = export.map(Export::owner_files).unwrap_or_default().into_iter().map(OwnerNo).collect();
-        let (mut findings, mut damaged, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
-        self.store.with_records(|records| {
-            for record in records {
+        let (mut findings, mut damaged) = (Vec::new(), Vec::new());
+        let Sorted { all: seen, open } = self.store.sort(is_settled)?;
+        for part in open.chunks(AT_ONCE) {
+            let read = |no: &OwnerNo| self.store.read(|txn| txn.get(*no)).transpose();
+            for record in part.iter().filter_map(read).collect::<Vec<_>>() {
                 match record {
-                    Ok(record) => {
-                        seen.insert(record.no);
-                        match self.release_or_report(&record, mode)? {
-                            Some(found) => findings.push(found),
-                            None => {
-                                if mode == GcMode::Release {
-                                    self.note_refused_calls(&record);
-                                }
-                                stays(&record);
-                            }
-                        }
-                    }
+                    Ok(record) => match self.release_or_report(&record, mode)? {
+                        Some(found) => findings.push(found),
+                        None if mode == GcMode::Release => self.note_refused_calls(&record),
+                        None => {}
+                    },
                     Err(error @ StoreError::Record { .. }) => damaged.push(error),
-                    Err(error) => return Err(Cause::from(error)),
+                    Err(error) => return Err(error.into()),
                 }
             }
-            Ok(())
-        })?;
+        }
         self.release_damaged(damaged, mode, &mut findings)?;
         findings.sort_by_key(|finding| finding.no);
         self.without_record(&mut directories, &seen)?;
@@ -143,9 +142,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(findings)
     }
 
-    /// Keeps the numbers that have no record; those in `seen` had one a moment ago.
-    fn without_record(&self, numbers: &mut Vec<OwnerNo>, seen: &BTreeSet<OwnerNo>) -> Result<(), StoreError> {
-        numbers.retain(|no| !seen.contains(no));
+    /// Keeps the numbers that have no record; those in `seen`, in ascending order, had one a moment ago.
+    fn without_record(&self, numbers: &mut Vec<OwnerNo>, seen: &[OwnerNo]) -> Result<(), StoreError> {
+        numbers.retain(|no| seen.binary_search(no).is_err());
         self.store.read(|txn| {
             let has = numbers.iter().map(|no| txn.has(*no)).collect::<Result<Vec<_>, _>>()?;
             let mut has = has.into_iter();
@@ -189,6 +188,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             // gc handles records that do not decode, not a start.
             Ok::<_, StoreError>(records.filter_map(Result::ok).collect())
         })?)
+    }
+
+    /// True if the owner is alive and has nothing unfinished, so that gc has nothing to do with it. False if that cannot
+    /// be determined.
+    pub fn is_living(&self, record: &OwnerRecord) -> bool {
+        !record.has_unfinished() && matches!(self.is_dead(record), Ok(None))
     }
 
     /// Why an owner is dead; None if it is alive.

@@ -31,7 +31,7 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, WithoutTls};
 
 pub use self::error::StoreError;
-pub use self::records::Records;
+pub use self::records::{Records, Sorted};
 pub use self::txn::{ReadTxn, WriteTxn, stored_bytes};
 use crate::model::record::OwnerRecord;
 use crate::sys::fault;
@@ -203,6 +203,12 @@ impl Store {
     /// record.
     pub fn with_records<T>(&self, look: impl FnOnce(&mut dyn Iterator<Item = Result<OwnerRecord, StoreError>>) -> T) -> T {
         records::read_ahead(self, look)
+    }
+
+    /// Asks `is_settled` about every record, in several threads if there are many, and returns the numbers of the
+    /// owners. For operations on the few records that are not settled.
+    pub fn sort(&self, is_settled: impl Fn(&OwnerRecord) -> bool + Sync) -> Result<Sorted, StoreError> {
+        records::sort(self, is_settled)
     }
 
     /// Reads one snapshot and keeps all writers out meanwhile. For operations that must be done even if nothing can be

@@ -1,6 +1,7 @@
 //! Iteration over all records of a store, in batches.
 
-use std::sync::mpsc;
+use std::panic::resume_unwind;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::vec::IntoIter;
 
@@ -14,6 +15,9 @@ const AT_ONCE: usize = 256;
 
 /// Batches that are read ahead.
 const AHEAD: usize = 2;
+
+/// The largest number of threads that sort records.
+const THREADS: usize = 4;
 
 /// A record, or the error of decoding it.
 type Item = Result<OwnerRecord, StoreError>;
@@ -92,4 +96,59 @@ pub(super) fn read_ahead<T>(store: &Store, look: impl FnOnce(&mut dyn Iterator<I
             Err(_) => look(&mut records),
         }
     })
+}
+
+/// The owners of a store, as [`Store::sort`] found them.
+#[derive(Debug, Default)]
+pub struct Sorted {
+    /// The numbers of all owners, in ascending order.
+    pub all: Vec<OwnerNo>,
+    /// Those that are not settled, and those whose records do not decode, in ascending order.
+    pub open: Vec<OwnerNo>,
+}
+
+/// Asks `is_settled` about every record. If there are many, several threads do that, each with records of its own.
+pub(super) fn sort(store: &Store, is_settled: impl Fn(&OwnerRecord) -> bool + Sync) -> Result<Sorted, StoreError> {
+    let look = |part: Vec<Item>, sorted: &mut Sorted| {
+        for record in part {
+            let (no, open) = match record {
+                Ok(record) => (record.no, !is_settled(&record)),
+                Err(StoreError::Record { no, .. }) => (no, true),
+                Err(error) => return Err(error),
+            };
+            sorted.all.push(no);
+            sorted.open.extend(open.then_some(no));
+        }
+        Ok(())
+    };
+    let mut sorted = Sorted::default();
+    let mut records = Records::new(store);
+    look(records.next_part().unwrap_or_default(), &mut sorted)?;
+    if records.after.is_none() {
+        return Ok(sorted);
+    }
+    let records = Mutex::new(records);
+    let work = || {
+        let mut sorted = Sorted::default();
+        let next = || records.lock().unwrap_or_else(PoisonError::into_inner).next_part();
+        while let Some(part) = next() {
+            look(part, &mut sorted)?;
+        }
+        Ok::<_, StoreError>(sorted)
+    };
+    let threads = thread::available_parallelism().map_or(1, |count| count.get().min(THREADS));
+    let found = thread::scope(|scope| {
+        // A thread that cannot be created (pids.max, RLIMIT_NPROC) leaves its part to the others.
+        let others: Vec<_> = (1..threads).filter_map(|_| thread::Builder::new().spawn_scoped(scope, &work).ok()).collect();
+        let joined = |other: thread::ScopedJoinHandle<'_, _>| other.join().unwrap_or_else(|panic| resume_unwind(panic));
+        [work()].into_iter().chain(others.into_iter().map(joined)).collect::<Vec<_>>()
+    });
+    for part in found {
+        let part = part?;
+        sorted.all.extend(part.all);
+        sorted.open.extend(part.open);
+    }
+    sorted.all.sort_unstable();
+    sorted.open.sort_unstable();
+    Ok(sorted)
 }

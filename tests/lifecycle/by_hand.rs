@@ -130,7 +130,7 @@ impl Bench {
         let host = self.host(pid);
         let lifecycle =
             Lifecycle { kernel: &kernel, host: &host, store: &self.world.store, fs: &self.world.fs, deadline: 1000 };
-        let findings = lifecycle.collect(mode, |_| {}).expect("reconcile");
+        let findings = lifecycle.collect(mode, |_| false).expect("reconcile");
         findings.into_iter().map(|f| format!("{}: {}: {}", f.what, f.why, f.result)).collect()
     }
 

@@ -54,9 +54,9 @@ fn refused_calls_are_recorded_by_gc_and_at_the_end() {
     let kernel = world.kernel();
     *kernel.calls.borrow_mut() = vec![call("xdp", 2), call("kprobe", 0)];
     let noted = || world.records()[0].owner.container().and_then(|c| c.police.clone()).expect("it is policed").refused;
-    lifecycle(&world, &kernel, &host).collect(GcMode::Tell, |_| {}).expect("gc");
+    lifecycle(&world, &kernel, &host).collect(GcMode::Tell, |_| false).expect("gc");
     assert!(noted().is_empty());
-    lifecycle(&world, &kernel, &host).collect(GcMode::Release, |_| {}).expect("gc");
+    lifecycle(&world, &kernel, &host).collect(GcMode::Release, |_| false).expect("gc");
     assert_eq!(noted(), [call("xdp", 2)]);
     host.end(INIT);
     stop(&world, &host, "web");

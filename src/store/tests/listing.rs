@@ -20,6 +20,10 @@ fn many_records_are_listed_in_order_despite_concurrent_changes() {
         assert_eq!(prefetch, listed, "{count}");
         let first = store.with_records(|records| records.take(3).count());
         assert_eq!(first, made.min(3), "{count}");
+        let sorted = store.sort(|record| record.no.0 % 3 > 0).unwrap();
+        assert_eq!(sorted.all.iter().map(|no| no.0).collect::<Vec<_>>(), listed, "{count}");
+        let open: Vec<_> = sorted.all.into_iter().filter(|no| no.0 % 3 == 0).collect();
+        assert_eq!(sorted.open, open, "{count}");
     }
     // Delete some that are already read and some that follow, and add one at the end.
     let mut listed = Vec::new();
@@ -48,4 +52,6 @@ fn many_records_are_listed_in_order_despite_concurrent_changes() {
     let (records, damaged): (Vec<_>, Vec<_>) = store.records().partition(Result::is_ok);
     assert_eq!((records.len(), damaged.len()), (1097, 1));
     assert!(matches!(damaged[0], Err(StoreError::Record { no: OwnerNo(701), .. })), "{damaged:?}");
+    let sorted = store.sort(|_| true).unwrap();
+    assert_eq!((sorted.all.len(), sorted.open), (1098, vec![OwnerNo(701)]));
 }
