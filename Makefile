@@ -92,6 +92,7 @@ test-vm: build
 	of() { $(CARGO) test $(FLAGS) --test "$$1" --no-run --message-format=json | sed -n "s|.*\"executable\":\"\([^\"]*/$$1-[^\"]*\)\".*|\1|p"; }; \
 	tests/vm/suite.sh "$$(of privileged)" "$$(of service)" $(BINARY) $(KERNELS) || { status=$$?; [ $$status = 77 ] || exit $$status; }
 	tests/vm/systemd.sh $(BINARY) || { status=$$?; [ $$status = 77 ] || exit $$status; }
+	tests/vm/tracing.sh $(BINARY) 6.12 7.2 || { status=$$?; [ $$status = 77 ] || exit $$status; }
 
 # The unit tests named fuzz, for longer: FUZZ_SECONDS each, from a new seed (FUZZ_SEED repeats one).
 fuzz: export FUZZ_SECONDS ?= 20

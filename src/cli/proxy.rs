@@ -31,6 +31,9 @@ pub struct ProxyProfileArgs {
     /// The form to print
     #[arg(long, value_enum, value_name = "FORM", default_value_t)]
     pub form: ProfileForm,
+    /// Notify perf_event_open(2) too: for containers that are granted kprobe, tracepoint or perf_event programs
+    #[arg(long)]
+    pub perf_events: bool,
 }
 
 /// The form of a seccomp profile.

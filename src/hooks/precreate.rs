@@ -119,22 +119,22 @@ fn edit(
         && let Some(loaded) = policy()
     {
         granted = what_policy_grants(&mut spec, &config, &request, &facts, &loaded);
-        let proxied = admit(&loaded.policy, &facts, &request).is_ok_and(|admission| admission.proxy.is_some());
-        listener = if proxied { notify_proxy(&mut spec, proxy) } else { None };
+        let proxied = admit(&loaded.policy, &facts, &request).ok().and_then(|admission| admission.proxy);
+        listener = proxied.and_then(|grant| notify_proxy(&mut spec, grant.perf_events(), proxy));
     }
     let added = add_poststop(&mut spec);
     (added || granted.is_some() || listener.is_some()).then(|| Edited { spec: spec.to_string(), granted, listener })
 }
 
 /// Makes the seccomp profile notify the proxy; None if that is not possible, which createRuntime reports.
-fn notify_proxy(spec: &mut Value, proxy: impl FnOnce() -> Option<PathBuf>) -> Option<PathBuf> {
+fn notify_proxy(spec: &mut Value, perf_events: bool, proxy: impl FnOnce() -> Option<PathBuf>) -> Option<PathBuf> {
     let linux = spec.as_object_mut()?.entry("linux").or_insert_with(|| serde_json::json!({})).as_object_mut()?;
     let seccomp = linux.entry("seccomp").or_insert(Value::Null);
     let mut profile = if seccomp.is_null() { profile::permissive() } else { seccomp.clone() };
     // A profile that cannot be edited needs no proxy.
-    profile::edit(&mut profile.clone(), "")?;
+    profile::edit(&mut profile.clone(), "", perf_events)?;
     let listener = proxy()?;
-    profile::edit(&mut profile, listener.to_str()?)?;
+    profile::edit(&mut profile, listener.to_str()?, perf_events)?;
     *seccomp = profile;
     Some(listener)
 }
@@ -269,7 +269,7 @@ mod tests {
             assert_eq!((found.granted, &found.listener), (None, &Some(socket.clone())), "{file}");
             let config = ContainerConfig::parse(&found.spec).unwrap();
             let sockets = profile::ProxySockets { shared: "/x".into(), directory: "/run/bpfman-hook/proxy".into() };
-            assert_eq!(profile::check(config.seccomp(), Engine::Podman, &sockets), Ok(()), "{file}");
+            assert_eq!(profile::check(config.seccomp(), Engine::Podman, &sockets, false), Ok(()), "{file}");
             // Everything else of the profile is unchanged.
             let before: Value = serde_json::from_str(&with(file, &via)).unwrap();
             let after: Value = serde_json::from_str(&found.spec).unwrap();

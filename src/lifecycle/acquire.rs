@@ -246,8 +246,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let can_have = Capability::ALL.into_iter().filter(|c| container.config.can_have(*c) != Allowed::No);
         admission.check_capabilities(can_have.map(Capability::name))?;
         container.check_rights(request, admission.delegation.as_ref(), admission.grant)?;
-        if admission.proxy.is_some() {
-            profile::check(container.config.seccomp(), container.engine, start.proxy_sockets)?;
+        if let Some(grant) = &admission.proxy {
+            profile::check(container.config.seccomp(), container.engine, start.proxy_sockets, grant.perf_events())?;
             if let (true, false, Some(why)) = (proxied.reaches_netns(), admission.host_scope, plan::foreign_network(&facts)) {
                 return Err(PlanError::ProxyNetwork { why }.into());
             }

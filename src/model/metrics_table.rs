@@ -101,7 +101,7 @@ words! {
 }
 
 words! {
-    /// A command of bpf(2) that is notified to the proxy.
+    /// A call that is notified to the proxy: a command of bpf(2), or another system call.
     ProxyCall {
         /// BPF_MAP_CREATE
         MapCreate = "map_create",
@@ -119,6 +119,8 @@ words! {
         LinkCreate = "link_create",
         /// BPF_TOKEN_CREATE
         TokenCreate = "token_create",
+        /// perf_event_open(2)
+        PerfEventOpen = "perf_event_open",
         /// A command that the proxy does not know.
         Other = "other",
     }

@@ -151,6 +151,13 @@ impl Seccomp {
         parsed.collect()
     }
 
+    /// The action of each rule that names perf_event_open(2); None for one that depends on arguments.
+    pub fn perf_event_rules(&self) -> Vec<Option<&str>> {
+        let named = self.syscalls.iter().flatten().filter(|rule| rule.names.perf_event_open);
+        let conditional = |rule: &Rule| rule.args.as_ref().is_some_and(|args| !args.is_empty());
+        named.map(|rule| (!conditional(rule)).then_some(rule.action.as_str())).collect()
+    }
+
     /// Decides whether the filter allows a system call, whatever its arguments.
     ///
     /// runc (libcontainer/seccomp) and crun (seccomp.c) omit rules that repeat the default action. Of the others, rules

@@ -181,15 +181,15 @@ pub fn adjust(
         if let Some(reach) = admission.needs_token_reach().then(kept).flatten() {
             admission.check_token_reach(|| reach, ReachGuard::Absent)?;
         }
-        Ok(admission.proxy.is_some())
+        Ok(admission.proxy)
     });
-    let proxied = judged.as_ref().is_ok_and(|proxied| *proxied);
-    if let Err(refusal) = judged
+    if let Err(refusal) = &judged
         // If the request lets it start without its programs, the hook reports and records that.
         && on_failure(policy, &facts, &asked) == OnFailure::Stop
     {
-        return Err(AdjustmentRefusal { reason: Reason::Policy, sentence: chain(&refusal) });
+        return Err(AdjustmentRefusal { reason: Reason::Policy, sentence: chain(refusal) });
     }
+    let proxied = judged.ok().flatten();
     let hooks = Hooks {
         create_runtime: vec![hook(crate::cli::HookStage::CreateRuntime, &told, false)],
         poststop: vec![hook(crate::cli::HookStage::Poststop, &told, false)],
@@ -201,14 +201,14 @@ pub fn adjust(
         // runtimes ignore it.
         annotations.insert(CRUN_STDERR.to_owned(), "/dev/stderr".to_owned());
     }
-    let linux = proxied.then(|| notify_proxy(container, invocation)).flatten();
+    let linux = proxied.and_then(|grant| notify_proxy(container, invocation, grant.perf_events()));
     Ok(Some(ContainerAdjustment { annotations, hooks: Some(hooks).into(), linux: linux.into(), ..Default::default() }))
 }
 
 /// The seccomp profile that notifies the proxy of bpf(2), unless the container has it already.
-fn notify_proxy(container: &Container, invocation: &Invocation) -> Option<LinuxContainerAdjustment> {
+fn notify_proxy(container: &Container, invocation: &Invocation, perf_events: bool) -> Option<LinuxContainerAdjustment> {
     let socket = invocation.paths().proxy_socket();
-    let profile = seccomp::notifying(container.linux.seccomp_policy.as_ref(), socket.to_str()?)?;
+    let profile = seccomp::notifying(container.linux.seccomp_policy.as_ref(), socket.to_str()?, perf_events)?;
     Some(LinuxContainerAdjustment { seccomp_policy: Some(profile).into(), ..Default::default() })
 }
 

@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 use crate::model::proxy::profile;
 use crate::nri::api::{LinuxSeccomp, LinuxSeccompArg, LinuxSyscall, OptionalUInt32};
 
-/// The container's profile with the listener at `socket` and the rules for bpf(2); None if it has another listener, or
+/// The container's profile with the listener at `socket` and the rules for bpf(2), with `perf_events` also that for
+/// perf_event_open(2); None if it has another listener, or
 /// needs no change.
-pub(super) fn notifying(profile: Option<&LinuxSeccomp>, socket: &str) -> Option<LinuxSeccomp> {
+pub(super) fn notifying(profile: Option<&LinuxSeccomp>, socket: &str, perf_events: bool) -> Option<LinuxSeccomp> {
     let mut spec = profile.map_or_else(profile::permissive, to_json);
     let before = spec.clone();
-    profile::edit(&mut spec, socket)?;
+    profile::edit(&mut spec, socket, perf_events)?;
     (spec != before).then(|| of_json(&spec))
 }
 
@@ -126,17 +127,17 @@ mod tests {
     fn an_adjusted_profile_is_what_the_hook_accepts() {
         let sockets = ProxySockets { shared: SOCKET.into(), directory: "/run/bpfman-hook/proxy".into() };
         for before in [Some(default_profile()), None] {
-            let after = notifying(before.as_ref(), SOCKET).unwrap();
+            let after = notifying(before.as_ref(), SOCKET, false).unwrap();
             let seccomp: Seccomp = serde_json::from_value(to_json(&after)).unwrap();
-            assert_eq!(profile::check(Some(&seccomp), Engine::Containerd, &sockets), Ok(()));
-            assert_eq!(notifying(Some(&after), SOCKET), None, "nothing is left to change");
+            assert_eq!(profile::check(Some(&seccomp), Engine::Containerd, &sockets, false), Ok(()));
+            assert_eq!(notifying(Some(&after), SOCKET, false), None, "nothing is left to change");
         }
-        let after = notifying(Some(&default_profile()), SOCKET).unwrap();
+        let after = notifying(Some(&default_profile()), SOCKET, false).unwrap();
         assert_eq!(after.syscalls[0].names, ["read", "write"]);
         assert_eq!(after.syscalls[1..3], default_profile().syscalls[1..3]);
         assert_eq!((after.default_errno.value, &after.flags), (1, &default_profile().flags));
         let other = LinuxSeccomp { listener_path: "/run/other.sock".to_owned(), ..default_profile() };
-        assert_eq!(notifying(Some(&other), SOCKET), None);
+        assert_eq!(notifying(Some(&other), SOCKET, false), None);
     }
 
     /// The numbers of the fields are those of NRI's api.proto; a wrong one would be skipped by the runtime silently.

@@ -31,24 +31,20 @@ impl Account {
     }
 
     /// A call was made.
-    pub(super) fn done(&self, command: NotifiedCommand) {
-        export::count(metrics_table::proxy_call(call_of(Some(command)), ProxyOutcome::Done), 1);
+    pub(super) fn done(&self, call: ProxyCall) {
+        export::count(metrics_table::proxy_call(call, ProxyOutcome::Done), 1);
     }
 
-    /// A call was refused, by us or by the kernel; `command` is None if it is not a known one.
-    pub(super) fn failed(
-        &mut self,
-        command: Option<NotifiedCommand>,
-        container: Option<&ProxiedContainer>,
-        failure: &FailedCall,
-    ) {
+    /// A call was refused, by us or by the kernel.
+    pub(super) fn failed(&mut self, call: ProxyCall, container: Option<&ProxiedContainer>, failure: &FailedCall) {
         let outcome = if failure.refused.is_some() { ProxyOutcome::Refused } else { ProxyOutcome::Failed };
-        export::count(metrics_table::proxy_call(call_of(command), outcome), 1);
+        export::count(metrics_table::proxy_call(call, outcome), 1);
         let Some(RefusedCall { reason, sentence }) = &failure.refused else { return };
         export::count(metrics_table::proxy_refusal(*reason), 1);
         if let Some(tallied) = self.refusals.add(sentence) {
             if tallied.count == 1 {
-                self.note(&format!("bpf(2) refused: {}", tallied.text.as_deref().unwrap_or(OTHERS)));
+                let name = if call == ProxyCall::PerfEventOpen { "perf_event_open" } else { "bpf" };
+                self.note(&format!("{name}(2) refused: {}", tallied.text.as_deref().unwrap_or(OTHERS)));
             }
             self.tell_refusal(container, &tallied);
         }
@@ -99,7 +95,8 @@ fn tell(what: EventKind, event: Event) {
     }
 }
 
-fn call_of(command: Option<NotifiedCommand>) -> ProxyCall {
+/// As what a call of bpf(2) is counted; None is a command that is not notified.
+pub(super) fn call_of(command: Option<NotifiedCommand>) -> ProxyCall {
     match command {
         Some(NotifiedCommand::MapCreate) => ProxyCall::MapCreate,
         Some(NotifiedCommand::ProgLoad) => ProxyCall::ProgLoad,

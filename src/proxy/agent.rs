@@ -5,24 +5,22 @@ use std::time::{Duration, Instant};
 
 use crate::lifecycle::proxy_account::ProxyAccount;
 use crate::model::ids::ContainerId;
-use crate::model::proxy::{NotifiedCommand, ProxyRefusal};
+use crate::model::proxy::ProxyRefusal;
 use crate::paths::Paths;
 use crate::proxy::account::Account;
 use crate::proxy::answers::{Outcome, ThreadKey, Undelivered};
-use crate::proxy::call::{self, CopiedCall};
 use crate::proxy::failure::FailedCall;
 use crate::proxy::granted::GrantedContainer;
+use crate::proxy::notified::{CopiedArguments, NotifiedKind};
 use crate::sys::SysError;
-use crate::sys::seccomp_notify::{
-    Answered, NATIVE_ARCH, Notification, NotifiedThread, Reported, SYS_BPF, SeccompListener, thread_runs,
-};
+use crate::sys::seccomp_notify::{Answered, Notification, NotifiedThread, Reported, SeccompListener, thread_runs};
 
 /// How long a container must make no call before what it has loaded is recorded.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The time between two changes of the record by one process.
 const RECORDED: Duration = Duration::from_secs(1);
 
-/// The answer to calls that are not bpf(2) of this architecture.
+/// The answer to calls that are not ours, and to those of other architectures.
 const ENOSYS: i32 = 38;
 
 /// What is known about the container of a listener.
@@ -104,15 +102,13 @@ impl Agent {
     }
 
     fn serve(&mut self, listener: &SeccompListener, notified: &Notification) {
-        if notified.arch != NATIVE_ARCH || notified.number != SYS_BPF {
-            // A 32-bit call has other numbers and layouts; another call is not in our profile.
+        let Some(kind) = NotifiedKind::of(notified) else {
             listener.refuse(notified.id, ENOSYS);
             return;
-        }
-        let command = NotifiedCommand::of(notified.args[0]);
-        let copied = command.clone().map_err(FailedCall::from).and_then(|command| {
-            let Some(caller) = NotifiedThread::of(listener, notified)? else { return Ok(None) };
-            let copied = CopiedCall::of(&caller, command, &notified.args)?;
+        };
+        let copied = NotifiedThread::of(listener, notified).map_err(FailedCall::from).and_then(|caller| {
+            let Some(caller) = caller else { return Ok(None) };
+            let copied = CopiedArguments::of(kind, &caller, &notified.args)?;
             Ok(Some((caller, copied)))
         });
         let (mut caller, copied) = match copied {
@@ -121,7 +117,11 @@ impl Agent {
             Err(failure) => {
                 self.undelivered.forget(notified.tid);
                 listener.refuse(notified.id, failure.errno);
-                self.account.failed(command.ok(), self.granted.as_ref().map(|granted| &granted.container), &failure);
+                self.account.failed(
+                    kind.counted(&notified.args),
+                    self.granted.as_ref().map(|granted| &granted.container),
+                    &failure,
+                );
                 return;
             }
         };
@@ -139,27 +139,26 @@ impl Agent {
     }
 
     /// The answer of a call that this one repeats.
-    fn repeated(&mut self, caller: &NotifiedThread<'_>, copied: &CopiedCall) -> Option<Outcome> {
+    fn repeated(&mut self, caller: &NotifiedThread<'_>, copied: &CopiedArguments) -> Option<Outcome> {
         let key = ThreadKey { tid: caller.tid(), started: caller.started_unless_gone()? };
         self.undelivered.take(key, copied)
     }
 
     /// Executes or refuses a call, and writes its log back.
-    fn execute(&mut self, caller: &mut NotifiedThread<'_>, copied: &CopiedCall) -> Outcome {
+    fn execute(&mut self, caller: &mut NotifiedThread<'_>, copied: &CopiedArguments) -> Outcome {
         let found = self.granted.take().map_or_else(|| self.find(), Ok);
         let performed = found.and_then(|granted| {
             let granted = self.granted.insert(granted);
-            call::perform(&mut self.shared, granted, caller, copied)
+            copied.perform(&mut self.shared, granted, caller)
         });
-        let command = copied.attr.command;
         match performed {
             Ok(outcome) => {
-                self.account.done(command);
+                self.account.done(copied.counted());
                 outcome
             }
             Err(failure) => {
                 copied.write_refusal(caller, &failure);
-                self.account.failed(Some(command), self.granted.as_ref().map(|granted| &granted.container), &failure);
+                self.account.failed(copied.counted(), self.granted.as_ref().map(|granted| &granted.container), &failure);
                 Outcome::Errno(failure.errno)
             }
         }
@@ -177,12 +176,12 @@ impl Agent {
         &mut self,
         listener: &SeccompListener,
         caller: &NotifiedThread<'_>,
-        copied: CopiedCall,
+        copied: CopiedArguments,
         id: u64,
         outcome: Outcome,
     ) {
         let answered = match &outcome {
-            Outcome::Descriptor(fd) => listener.hand_over(id, fd.as_fd()),
+            Outcome::Descriptor(fd) => listener.hand_over(id, fd.as_fd(), copied.close_on_exec()),
             Outcome::Done => listener.answer(id, 0),
             Outcome::Errno(errno) => listener.refuse(id, *errno),
         };

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
-use crate::proxy::call::CopiedCall;
+use crate::proxy::notified::CopiedArguments;
 
 /// Threads whose answers are kept. Beyond that all are forgotten, and the calls are executed again.
 const KEPT_MAX: usize = 256;
@@ -38,7 +38,7 @@ pub(super) struct ThreadKey {
 /// The answers that were not delivered, at most one per thread: of its last call.
 #[derive(Debug, Default)]
 pub(super) struct Undelivered {
-    by_thread: HashMap<u32, (ThreadKey, CopiedCall, Outcome)>,
+    by_thread: HashMap<u32, (ThreadKey, CopiedArguments, Outcome)>,
     bytes: usize,
 }
 
@@ -49,7 +49,7 @@ impl Undelivered {
     }
 
     /// Takes the kept answer of the thread, which counts only for the same call.
-    pub(super) fn take(&mut self, key: ThreadKey, call: &CopiedCall) -> Option<Outcome> {
+    pub(super) fn take(&mut self, key: ThreadKey, call: &CopiedArguments) -> Option<Outcome> {
         let (kept, copied, outcome) = self.by_thread.remove(&key.tid)?;
         self.bytes -= copied.size();
         (kept == key && copied.is_the_same(call)).then_some(outcome)
@@ -74,7 +74,7 @@ impl Undelivered {
     }
 
     /// Keeps an answer.
-    pub(super) fn keep(&mut self, key: ThreadKey, call: CopiedCall, outcome: Outcome) {
+    pub(super) fn keep(&mut self, key: ThreadKey, call: CopiedArguments, outcome: Outcome) {
         self.forget(key.tid);
         if self.by_thread.len() >= KEPT_MAX || self.bytes + call.size() > BYTES_MAX {
             self.by_thread.clear();
@@ -88,9 +88,10 @@ impl Undelivered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::call::CopiedCall;
 
-    fn call(byte: u8, buffer: &[u8]) -> CopiedCall {
-        CopiedCall::for_test(byte, buffer)
+    fn call(byte: u8, buffer: &[u8]) -> CopiedArguments {
+        CopiedArguments::Bpf(CopiedCall::for_test(byte, buffer))
     }
 
     #[test]

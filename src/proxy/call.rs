@@ -1,6 +1,7 @@
 //! One call: copied once, judged on the copy, made with the copy.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use crate::image;
@@ -10,13 +11,14 @@ use crate::kernel::{
 };
 use crate::lifecycle::proxy_account::ProxyAccount;
 use crate::model::ids::Digest;
-use crate::model::proxy::attr::{CALLER_SIZE_MAX, Extent, WantedCopy, btf, link, prog};
+use crate::model::proxy::attr::{CALLER_SIZE_MAX, Extent, FUNCTION_NAME_MAX, WantedCopy, btf, link, prog, uprobe_multi};
 use crate::model::proxy::grant::{self, AttachTarget};
 use crate::model::proxy::usage::{HeldObject, UsedKind};
 use crate::model::proxy::{CopiedAttr, NotifiedCommand, ProxyRefusal};
 use crate::proxy::answers::Outcome;
 use crate::proxy::failure::{FailedCall, RefusedCall, foreign};
 use crate::proxy::granted::GrantedContainer;
+use crate::proxy::perf_event;
 use crate::sys::bpf;
 use crate::sys::bpf::prepared::{CallResult, PreparedCall};
 use crate::sys::machine::page_size;
@@ -51,7 +53,8 @@ impl CopiedCall {
             let length = usize::try_from(wanted.length).map_err(|_| Errno::TOOBIG)?;
             match wanted.pointer.extent {
                 Extent::Log { .. } => outputs.push(wanted),
-                Extent::Text { .. } => inputs.push((wanted, caller.read_text(wanted.address, length)?)),
+                Extent::Text { .. } | Extent::File => inputs.push((wanted, caller.read_text(wanted.address, length)?)),
+                Extent::Names { .. } => inputs.push((wanted, read_names(caller, wanted.address, length)?)),
                 _ => inputs.push((wanted, caller.read(wanted.address, length)?)),
             }
         }
@@ -72,7 +75,7 @@ impl CopiedCall {
     #[cfg(test)]
     pub(super) fn for_test(byte: u8, buffer: &[u8]) -> Self {
         let attr = CopiedAttr::new(NotifiedCommand::MapCreate, &[byte]).expect("a short attr is accepted");
-        let pointer = NotifiedCommand::MapCreate.pointers()[0];
+        let pointer = NotifiedCommand::MapCreate.pointers(0)[0];
         let wanted = WantedCopy { pointer, address: 8, length: buffer.len() as u64 };
         Self { attr, inputs: vec![(wanted, buffer.to_vec())], outputs: Vec::new(), address: 0 }
     }
@@ -129,6 +132,22 @@ impl CopiedCall {
             }
         }
     }
+}
+
+/// Limit in bytes of the names of all functions that one link probes.
+const NAMES_MAX: usize = 4 << 20;
+
+/// Copies names, each with its NUL, from an array of pointers to them with a length in bytes.
+fn read_names(caller: &NotifiedThread<'_>, address: u64, length: usize) -> Result<Vec<u8>, FailedCall> {
+    let pointers = caller.read(address, length)?;
+    let mut names = Vec::new();
+    for pointer in pointers.as_chunks::<8>().0 {
+        names.extend(caller.read_text(u64::from_ne_bytes(*pointer), FUNCTION_NAME_MAX)?);
+        if names.len() > NAMES_MAX {
+            return Err(Errno::TOOBIG.into());
+        }
+    }
+    Ok(names)
 }
 
 /// Judges a call and makes it.
@@ -358,6 +377,20 @@ fn attach(
         }
         AttachTarget::PerfEvent => {
             prepared.set_descriptor(target_at, caller.descriptor(attr.fd(target_at))?);
+        }
+        // Judged by the grant alone.
+        AttachTarget::Functions => {}
+        AttachTarget::File => {
+            let pointer = attr.pointers().iter().find(|pointer| pointer.extent == Extent::File).ok_or(Errno::INVAL)?;
+            // The kernel answers the same to a null pointer.
+            let path = prepared.buffer(pointer.at).ok_or(Errno::INVAL)?;
+            let path = CStr::from_bytes_with_nul(path).map_err(|_| Errno::INVAL)?;
+            let file = perf_event::traced_file(caller, path)?;
+            prepared.point_to_file(*pointer, file);
+            match attr.u32(uprobe_multi::PID) {
+                0 => {}
+                number => prepared.set_u32(uprobe_multi::PID, perf_event::watched_task(caller, number)?),
+            }
         }
         AttachTarget::Loaded => {
             if attr.command == NotifiedCommand::LinkCreate && attr.fd(link::TARGET) != 0 {

@@ -1,4 +1,4 @@
-//! The proxy of bpf(2): one process per seccomp listener, which ends with the last task of its filter.
+//! The proxy of bpf(2) and perf_event_open(2): one process per seccomp listener, which ends with the last task of its filter.
 //!
 //! systemd starts it for each connection of its socket; where systemd does not run, [`own_socket`] does, for one
 //! container. A runtime connects when it creates a container and for each exec.
@@ -10,7 +10,9 @@ mod call;
 mod failure;
 mod granted;
 mod handover;
+mod notified;
 mod own_socket;
+mod perf_event;
 mod profile;
 mod record;
 mod recorder;
@@ -34,7 +36,7 @@ use handover::{is_whole, take_listener};
 
 /// The capabilities that the process keeps, and what each is for.
 pub const CAPABILITIES: [Capability; 6] = [
-    // setns into the container's network namespace; looking up objects by their ids.
+    // setns into the container's network namespace; looking up objects by their ids; perf events.
     Capability::CAP_SYS_ADMIN,
     // The calls are made with these two, at host scope also with the third.
     Capability::CAP_BPF,

@@ -41,7 +41,7 @@ fn made(socket: &Path, args: &ProxyProfileArgs) -> Result<String, String> {
     if args.form == ProfileForm::Oci {
         profile::to_runtime_spec(&mut profile, ARCHITECTURE);
     }
-    profile::edit(&mut profile, listener)
+    profile::edit(&mut profile, listener, args.perf_events)
         .ok_or_else(|| format!("edit {}: it is not a seccomp profile, or has another listenerPath", shown()))?;
     Ok(format!("{profile:#}\n"))
 }
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn a_profile_is_made_from_another_or_from_nothing() {
         let socket = Path::new("/run/bpfman-hook/proxy.sock");
-        let args = |base: Option<&Path>, form| ProxyProfileArgs { base: base.map(Path::to_owned), form };
+        let args = |base: Option<&Path>, form| ProxyProfileArgs { base: base.map(Path::to_owned), form, perf_events: false };
         let parsed = |text: String| serde_json::from_str::<Value>(&text).unwrap();
         let plain = parsed(made(socket, &args(None, ProfileForm::Same)).unwrap());
         assert_eq!(

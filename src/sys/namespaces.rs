@@ -1,6 +1,7 @@
 //! Namespaces, identified by their nsfs inodes.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
@@ -88,4 +89,40 @@ pub fn own_namespaces() -> Result<Namespaces, SysError> {
     let own = openat(CWD, "/proc/self", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(SysError::io("open", "/proc/self"))?;
     Namespaces::read(own.as_fd()).map_err(SysError::io("read the namespaces below", "/proc/self"))
+}
+
+/// The number in our pid namespace of a task that has `number` in another one. Before Linux 6.11 only if both are the
+/// same.
+///
+/// # Errors
+/// ESRCH if there is no such task, ENOTTY before Linux 6.11.
+pub(super) fn number_of_task(namespace: BorrowedFd<'_>, number: u32) -> Result<u32, Errno> {
+    // _IOR(0xb7, 6, int), include/uapi/linux/nsfs.h
+    const NS_GET_PID_FROM_PIDNS: libc::Ioctl = 0x8004_b706;
+    // SAFETY: NS_GET_PID_FROM_PIDNS takes the number itself and touches no memory; `namespace` is an open descriptor.
+    let found = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PID_FROM_PIDNS, libc::c_ulong::from(number)) };
+    if found >= 0 {
+        return u32::try_from(found).map_err(|_| Errno::SRCH);
+    }
+    match Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO) {
+        Errno::NOTTY => {
+            let own = statat(CWD, format!("/proc/self/{}", Namespace::Pid.file()), AtFlags::empty())?.st_ino;
+            if rustix::fs::fstat(namespace)?.st_ino == own { Ok(number) } else { Err(Errno::NOTTY) }
+        }
+        errno => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_of_our_own_namespace_keeps_its_number() {
+        let own = std::fs::File::open("/proc/self/ns/pid").unwrap();
+        let pid = std::process::id();
+        assert_eq!(number_of_task(own.as_fd(), pid), Ok(pid));
+        // Not a task: beyond PID_MAX_LIMIT.
+        assert_eq!(number_of_task(own.as_fd(), 1 << 23).err(), Some(Errno::SRCH));
+    }
 }

@@ -34,6 +34,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::proxy_operation::CASES,
         crate::proxy_attacks::CASES,
         crate::proxy_fuzz::CASES,
+        crate::proxy_tracing::CASES,
         crate::registries::CASES,
         crate::requests::CASES,
         crate::tokens::CASES,

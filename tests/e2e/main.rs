@@ -42,6 +42,7 @@ mod proxy;
 mod proxy_attacks;
 mod proxy_fuzz;
 mod proxy_operation;
+mod proxy_tracing;
 mod registries;
 mod requests;
 mod signers;

@@ -22,6 +22,8 @@ usage: vm.sh [-w DIR] ACTION ...
       -a STRING   more kernel parameters
       -v          the guest's console on stderr too
   fetch [KERNEL...]   fetch and build what a run would need (default: all kernels)
+  packages SUITE PACKAGE...   unpack packages of a Debian suite with all that they depend on, and print the directory:
+                  root/, and versions, a line each
   check               exit 0 if runs can work here, else print the reason and exit 77
   status              what is cached
   purge               delete the cache
@@ -221,6 +223,32 @@ fetch() { # KERNEL...: under a lock, so that parallel test runs share one downlo
   ) 9>"$W/lock"
 }
 
+packages() { # SUITE PACKAGE...
+  local suite=$1 suites d
+  # Packages of backports need others of their suite.
+  case $suite in *-backports) suites=("${suite%-backports}" "$suite") ;; *) suites=("$suite") ;; esac
+  d=$W/packages/$suite-$(printf '%s ' "$@" | cksum | cut -d' ' -f1)
+  workdir
+  (
+    flock 9
+    [ ! -f "$d/ok" ] || exit 0
+    needed_tools
+    rm -rf "$d"
+    mkdir -p "$d/debs/partial"
+    apt_conf "${suites[@]}"
+    shift
+    say "fetching $* of $suite with what they depend on"
+    (cd "$d/debs" && apt-get -qq -y --no-install-recommends -t "$suite" --download-only -o "Dir::Cache::archives=$d/debs" install "$@" >&2) ||
+      die "cannot fetch $* of $suite"
+    unpack "$d/debs" "$d/root"
+    # shellcheck disable=SC2016 # dpkg-deb expands it
+    for deb in "$d"/debs/*.deb; do dpkg-deb -W --showformat '${Package} ${Version}\n' "$deb"; done >"$d/versions"
+    rm -rf "$d/debs" "$W/apt"
+    touch "$d/ok"
+  ) 9>"$W/lock"
+  echo "$d"
+}
+
 # ---- runs
 
 PIDS=()
@@ -380,10 +408,14 @@ fetch)
   for k in "$@"; do suite_of "$k" >/dev/null; done
   fetch "$@"
   ;;
+packages)
+  [ $# -ge 2 ] || usage
+  packages "$@"
+  ;;
 check) check ;;
 status) status ;;
 purge) # only what is ours: the directory may be a shared one
-  rm -rf "$W"/{apt,kernels,qemu,busybox,bash,bb.new,lock} "$W"/run.??????
+  rm -rf "$W"/{apt,kernels,packages,qemu,busybox,bash,bb.new,lock} "$W"/run.??????
   rmdir "$W" 2>/dev/null || true
   ;;
 *) usage ;;

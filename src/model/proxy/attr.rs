@@ -19,6 +19,12 @@ const BYTES_MAX: u64 = 16 << 20;
 pub const LOG_MAX: u64 = 16 << 20;
 /// The kernel copies 127 bytes of a license and a NUL.
 const LICENSE_MAX: u64 = 128;
+/// Functions that one link probes. The kernel allows 1 048 576 (MAX_KPROBE_MULTI_CNT); it has some 60 000 that can be probed.
+const PROBES_MAX: u64 = 1 << 16;
+/// The path of a file, with its NUL.
+const PATH_MAX: u64 = 4096;
+/// The name of a function of the kernel, with its NUL: KSYM_NAME_LEN since Linux 6.1.
+pub const FUNCTION_NAME_MAX: usize = 512;
 /// The name of a raw tracepoint: the kernel's buffer has 128 bytes.
 const TRACEPOINT_MAX: u64 = 128;
 
@@ -103,7 +109,39 @@ pub mod link {
     pub const FLAGS: usize = 12;
     /// A program or link before or behind which a tcx, netkit or cgroup link goes: a descriptor, or with BPF_F_ID an id.
     pub const RELATIVE: usize = 16;
+    /// Iterators: a pointer to what is iterated over, and its size.
+    pub const ITER_INFO: usize = 16;
+    pub const ITER_INFO_SIZE: usize = 24;
 }
+
+/// Offsets of BPF_LINK_CREATE for kprobe_multi and kprobe_session.
+#[allow(missing_docs, reason = "each is the offset of the field with its name")]
+pub mod kprobe_multi {
+    pub const FLAGS: usize = 16;
+    pub const COUNT: usize = 20;
+    pub const SYMBOLS: usize = 24;
+    pub const ADDRESSES: usize = 32;
+    pub const COOKIES: usize = 40;
+}
+
+/// Offsets of BPF_LINK_CREATE for uprobe_multi and uprobe_session.
+#[allow(missing_docs, reason = "each is the offset of the field with its name")]
+pub mod uprobe_multi {
+    pub const PATH: usize = 16;
+    pub const OFFSETS: usize = 24;
+    pub const REF_CTR_OFFSETS: usize = 32;
+    pub const COOKIES: usize = 40;
+    pub const COUNT: usize = 48;
+    pub const FLAGS: usize = 52;
+    pub const PID: usize = 56;
+}
+
+/// Attach types trace_kprobe_multi, trace_kprobe_session.
+pub const KPROBE_MULTI: [u32; 2] = [42, 56];
+/// Attach types trace_uprobe_multi, trace_uprobe_session.
+pub const UPROBE_MULTI: [u32; 2] = [48, 57];
+/// Attach type trace_iter.
+pub const ITERATOR: u32 = 28;
 
 /// Offsets of BPF_PROG_ATTACH and BPF_PROG_DETACH.
 #[allow(missing_docs, reason = "each is the offset of the field with its name")]
@@ -192,8 +230,18 @@ impl NotifiedCommand {
         }
     }
 
-    /// The pointers of the command, each with what it points to. A pointer that is not listed must be zero.
-    pub const fn pointers(self) -> &'static [AttrPointer] {
+    /// As [`Self::size`], of a call with an attach type: that of BPF_LINK_CREATE decides what follows it.
+    fn size_with(self, attach_type: u32) -> usize {
+        match self {
+            Self::LinkCreate if KPROBE_MULTI.contains(&attach_type) => 48,
+            Self::LinkCreate if UPROBE_MULTI.contains(&attach_type) => 60,
+            _ => self.size(),
+        }
+    }
+
+    /// The pointers of the command, each with what it points to; those of BPF_LINK_CREATE depend on its attach type. A
+    /// pointer that is not listed must be zero.
+    pub fn pointers(self, attach_type: u32) -> &'static [AttrPointer] {
         const fn pointer(at: usize, extent: Extent) -> AttrPointer {
             AttrPointer { at, extent }
         }
@@ -211,7 +259,20 @@ impl NotifiedCommand {
             pointer(btf::LOG_BUF, Extent::Log { size_at: btf::LOG_SIZE }),
         ];
         const RAW_TRACEPOINT: &[AttrPointer] = &[pointer(raw_tracepoint::NAME, Extent::Text { max: TRACEPOINT_MAX })];
+        const KPROBES: &[AttrPointer] = &[
+            pointer(kprobe_multi::SYMBOLS, Extent::Names { count_at: kprobe_multi::COUNT }),
+            pointer(kprobe_multi::ADDRESSES, Extent::Words { count_at: kprobe_multi::COUNT }),
+            pointer(kprobe_multi::COOKIES, Extent::Words { count_at: kprobe_multi::COUNT }),
+        ];
+        const UPROBES: &[AttrPointer] = &[
+            pointer(uprobe_multi::PATH, Extent::File),
+            pointer(uprobe_multi::OFFSETS, Extent::Words { count_at: uprobe_multi::COUNT }),
+            pointer(uprobe_multi::REF_CTR_OFFSETS, Extent::Words { count_at: uprobe_multi::COUNT }),
+            pointer(uprobe_multi::COOKIES, Extent::Words { count_at: uprobe_multi::COUNT }),
+        ];
         match self {
+            Self::LinkCreate if KPROBE_MULTI.contains(&attach_type) => KPROBES,
+            Self::LinkCreate if UPROBE_MULTI.contains(&attach_type) => UPROBES,
             Self::MapCreate => MAP_CREATE,
             Self::ProgLoad => PROG_LOAD,
             Self::BtfLoad => BTF_LOAD,
@@ -255,6 +316,18 @@ pub enum Extent {
         /// Its size in bytes at most, with the NUL.
         max: u64,
     },
+    /// 64-bit words.
+    Words {
+        /// The count's offset.
+        count_at: usize,
+    },
+    /// Pointers to texts with a NUL: names of functions.
+    Names {
+        /// The count's offset.
+        count_at: usize,
+    },
+    /// The path of a file, with a NUL.
+    File,
     /// Output: the verifier's log.
     Log {
         /// The offset of its size in bytes.
@@ -295,15 +368,21 @@ impl CopiedAttr {
         }
         let mut bytes = [0; ATTR_SIZE];
         bytes[..known.len()].copy_from_slice(known);
-        if bytes[command.size()..].iter().any(|byte| *byte != 0) {
+        let copied = Self { command, bytes, size: given.len() as u64 };
+        if bytes[command.size_with(copied.u32(link::ATTACH_TYPE))..].iter().any(|byte| *byte != 0) {
             return Err(ProxyRefusal::UnknownField { errno: ProxyErrno::INVALID });
         }
-        Ok(Self { command, bytes, size: given.len() as u64 })
+        Ok(copied)
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8; ATTR_SIZE] {
         &self.bytes
+    }
+
+    /// The pointers, also those that are zero.
+    pub fn pointers(&self) -> &'static [AttrPointer] {
+        self.command.pointers(self.u32(link::ATTACH_TYPE))
     }
 
     /// The caller's size: the kernel writes results only within it.
@@ -344,7 +423,7 @@ impl CopiedAttr {
     /// E2BIG for more than the limits of this module.
     pub fn copies(&self) -> Result<Vec<WantedCopy>, ProxyRefusal> {
         let mut wanted = Vec::new();
-        for pointer in self.command.pointers() {
+        for pointer in self.pointers() {
             let address = self.u64(pointer.at);
             if address == 0 {
                 continue;
@@ -357,6 +436,10 @@ impl CopiedAttr {
                     (field(size_at).saturating_mul(field(count_at)), BYTES_MAX, "records of functions, lines or relocations")
                 }
                 Extent::Text { max } => (max, max, "text"),
+                Extent::Words { count_at } | Extent::Names { count_at } => {
+                    (field(count_at).saturating_mul(8), PROBES_MAX * 8, "places of a probe")
+                }
+                Extent::File => (PATH_MAX, PATH_MAX, "path"),
                 // The kernel also accepts a larger buffer; `log_true_size` then says how much it would have used.
                 Extent::Log { size_at } => (field(size_at).min(LOG_MAX), LOG_MAX, "log"),
             };
@@ -410,7 +493,10 @@ mod tests {
     #[test]
     fn pointers_are_within_the_command_and_have_limits() {
         for command in NotifiedCommand::ALL {
-            assert!(command.pointers().iter().all(|pointer| pointer.at + 8 <= command.size() && pointer.at % 8 == 0));
+            for attach_type in 0..64 {
+                let (pointers, size) = (command.pointers(attach_type), command.size_with(attach_type));
+                assert!(size <= ATTR_SIZE && pointers.iter().all(|pointer| pointer.at + 8 <= size && pointer.at % 8 == 0));
+            }
         }
         let with = |fields: &[(usize, u64)]| {
             let mut bytes = [0; ATTR_SIZE];

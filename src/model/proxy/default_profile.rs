@@ -14,7 +14,7 @@ const CONTAINERD: &str = include_str!("../../../packaging/seccomp/containerd-def
 pub fn kubelet(listener: &str, architecture: &str) -> Value {
     let mut profile = serde_json::from_str(CONTAINERD).expect("a test reads the profile");
     profile::to_runtime_spec(&mut profile, architecture);
-    profile::edit(&mut profile, listener).expect("the profile has the form that a test checks, and no listener");
+    profile::edit(&mut profile, listener, false).expect("the profile has the form that a test checks, and no listener");
     profile
 }
 
@@ -34,7 +34,7 @@ mod tests {
         for (architecture, own, other) in [("amd64", "arch_prctl", "set_tls"), ("arm64", "set_tls", "arch_prctl")] {
             let profile = kubelet(socket, architecture);
             let seccomp: Seccomp = serde_json::from_value(profile.clone()).unwrap();
-            assert_eq!(profile::check(Some(&seccomp), Engine::Containerd, &sockets), Ok(()));
+            assert_eq!(profile::check(Some(&seccomp), Engine::Containerd, &sockets, false), Ok(()));
             assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
             let allowed: BTreeSet<_> = profile["syscalls"]
                 .as_array()

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::ProxyRefusal;
-use super::attr::{self, CopiedAttr, NotifiedCommand, attach, btf, link, map, prog};
+use super::attr::{
+    self, CopiedAttr, ITERATOR, KPROBE_MULTI, NotifiedCommand, UPROBE_MULTI, attach, btf, kprobe_multi, link, map, prog,
+    uprobe_multi,
+};
 use super::usage::{HeldObject, ShownMaps};
 use crate::model::delegation::{Category, Delegation};
 use crate::model::ids::Digest;
@@ -82,6 +85,10 @@ pub enum AttachTarget {
     Map,
     /// A descriptor of a perf event.
     PerfEvent,
+    /// Functions of the kernel, by name or address.
+    Functions,
+    /// Functions of a file, by its path.
+    File,
     /// What the program was loaded for.
     Loaded,
 }
@@ -145,11 +152,17 @@ impl ProxyGrant {
         self.has(Category::Cmds, number)
     }
 
-    fn has(&self, category: Category, value: u32) -> Result<(), ProxyRefusal> {
+    pub(super) fn has(&self, category: Category, value: u32) -> Result<(), ProxyRefusal> {
         if value < 64 && self.delegation.mask(category) >> value & 1 == 1 {
             return Ok(());
         }
         Err(ProxyRefusal::NotGranted { noun: category.noun(), name: name(category, value) })
+    }
+
+    /// True if the container may have perf events: it was granted program types that are attached to them.
+    pub fn perf_events(&self) -> bool {
+        // kprobe, tracepoint, perf_event
+        self.host_scope && [2, 5, 7].into_iter().any(|kind| self.has(Category::Progs, kind).is_ok())
     }
 
     /// Whether a call stays within the grant, as far as its arguments tell. Instructions, descriptors and places are
@@ -281,10 +294,14 @@ impl ProxyGrant {
         }
         let of_host = match (program_type, kind) {
             (2 | 5 | 7, 41) if by_link => Some(AttachTarget::PerfEvent),
-            (26, 23..=26) | (29, 27) if by_link => Some(AttachTarget::Loaded),
+            (2, 42 | 56) if by_link => Some(AttachTarget::Functions),
+            (2, 48 | 57) if by_link => Some(AttachTarget::File),
+            (26, 23..=26 | ITERATOR) | (29, 27) if by_link => Some(AttachTarget::Loaded),
             _ => None,
         };
-        self.target_of_host(of_host, program_type, name(Category::Attachs, kind))
+        let target = self.target_of_host(of_host, program_type, name(Category::Attachs, kind))?;
+        check_multi(attr, kind)?;
+        Ok(target)
     }
 
     fn target_of_host(&self, target: Option<AttachTarget>, kind: u32, attach: String) -> Result<AttachTarget, ProxyRefusal> {
@@ -296,6 +313,24 @@ impl ProxyGrant {
             None => Err(ProxyRefusal::AttachType { program, attach }),
         }
     }
+}
+
+/// Iterators over everything, and what is known of links to several functions.
+fn check_multi(attr: &CopiedAttr, kind: u32) -> Result<(), ProxyRefusal> {
+    // BPF_F_KPROBE_MULTI_RETURN, BPF_F_UPROBE_MULTI_RETURN
+    const RETURN: u32 = 1;
+    let flags = match kind {
+        ITERATOR if attr.u64(link::ITER_INFO) != 0 || attr.u32(link::ITER_INFO_SIZE) != 0 => {
+            return Err(not_passed_on("an iterator over one map, task or cgroup (iter_info)"));
+        }
+        kind if KPROBE_MULTI.contains(&kind) => attr.u32(kprobe_multi::FLAGS),
+        kind if UPROBE_MULTI.contains(&kind) => attr.u32(uprobe_multi::FLAGS),
+        _ => return Ok(()),
+    };
+    if flags & !RETURN != 0 {
+        return Err(not_passed_on(&format!("a link to several functions with flags {:#x}", flags & !RETURN)));
+    }
+    Ok(())
 }
 
 /// The order among links is decided by a program or link of the container. An id could be that of any.
@@ -533,8 +568,10 @@ mod tests {
         for (kind, attach_type) in [(6, 46), (3, 37), (8, 37), (6, 0), (1, 0), (30, 37), (18, 46)] {
             assert!(matches!(link(kind, attach_type), Err(ProxyRefusal::AttachType { .. })), "type {kind} as {attach_type}");
         }
-        // kprobe_multi, iterators and uprobe_multi have pointers that are not copied.
-        for (kind, attach_type) in [(2, 42), (26, 28), (2, 48), (26, 56)] {
+        for (kind, attach_type) in [(2, 42), (2, 56), (26, 28), (2, 48), (2, 57)] {
+            assert!(matches!(link(kind, attach_type), Err(ProxyRefusal::HostScope { .. })), "type {kind} as {attach_type}");
+        }
+        for (kind, attach_type) in [(26, 42), (26, 56), (2, 28), (5, 48), (26, 57)] {
             assert!(matches!(link(kind, attach_type), Err(ProxyRefusal::AttachType { .. })), "type {kind} as {attach_type}");
         }
         assert!(matches!(link(17, 41), Err(ProxyRefusal::AttachType { .. })));
@@ -543,6 +580,18 @@ mod tests {
         assert!(matches!(grant.attach(&open, 17), Err(ProxyRefusal::HostScope { .. })));
         let host = ProxyGrant { host_scope: true, ..grant };
         assert_eq!(host.attach(&open, 17), Ok(AttachTarget::Loaded));
+        let multi = |kind, fields: &[(usize, u32)]| host.attach(&attr(NotifiedCommand::LinkCreate, fields), kind);
+        for (attach_type, flags, target) in [(42, 16, AttachTarget::Functions), (48, 52, AttachTarget::File)] {
+            let fields = [(link::ATTACH_TYPE, attach_type), (flags, 1)];
+            assert_eq!(multi(2, &fields), Ok(target), "{attach_type}");
+            let refused = multi(2, &[(link::ATTACH_TYPE, attach_type), (flags, 3)]).unwrap_err();
+            assert!(refused.to_string().contains("with flags 0x2 is not passed on"), "{refused}");
+        }
+        assert_eq!(multi(26, &[(link::ATTACH_TYPE, ITERATOR)]), Ok(AttachTarget::Loaded));
+        for at in [link::ITER_INFO, link::ITER_INFO_SIZE] {
+            let refused = multi(26, &[(link::ATTACH_TYPE, ITERATOR), (at, 1)]).unwrap_err();
+            assert!(refused.to_string().contains("iter_info"), "{refused}");
+        }
     }
 
     #[test]

@@ -7,15 +7,19 @@
 pub mod attr;
 pub mod default_profile;
 pub mod grant;
+pub mod perf_event;
 mod process;
 pub mod profile;
 mod refusal;
 mod tally;
+mod traced_file;
 pub mod usage;
 
 pub use attr::{CopiedAttr, NotifiedCommand};
 pub use grant::{AttachTarget, CallCeiling, ProxyGrant, ProxyRecord};
+pub use perf_event::PerfEventCall;
 pub use process::{ListenerOf, ProxyProcess};
 pub use refusal::{ProxyErrno, ProxyRefusal};
 pub use tally::{Tallied, Tally};
+pub use traced_file::{TracedFile, TracedTask};
 pub use usage::ProxyUsage;

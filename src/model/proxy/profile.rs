@@ -76,6 +76,14 @@ pub enum ProxyProfileError {
         /// The name.
         name: String,
     },
+    /// perf_event_open(2) is not notified.
+    #[error(
+        "the container is granted programs for perf events, and its seccomp profile does not notify perf_event_open(2), or has another rule for it too: {remedy}"
+    )]
+    NoPerfEvents {
+        /// What to do.
+        remedy: &'static str,
+    },
     /// Other rules for bpf(2).
     #[error("the rules for bpf(2) in the container's seccomp profile are not those that bpfman-hook writes: {remedy}")]
     OtherRules {
@@ -99,10 +107,27 @@ fn remedy(engine: Engine) -> &'static str {
 /// This machine, as profiles name it.
 pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
+fn perf_event_remedy(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Podman => {
+            "check precreate (bpfman-hook install --podman --check), or use --security-opt seccomp=FILE with the output of bpfman-hook proxy profile --perf-events"
+        }
+        Engine::Containerd | Engine::CriO => {
+            "make the Localhost profile with bpfman-hook proxy profile --perf-events --form oci"
+        }
+        Engine::Oci => {
+            "put the output of bpfman-hook proxy profile --perf-events into linux.seccomp (docker: --security-opt seccomp=FILE)"
+        }
+    }
+}
+
+const NOTIFY: &str = "SCMP_ACT_NOTIFY";
+const PERF_EVENT_OPEN: &str = "perf_event_open";
+
 /// Our rules for bpf(2).
 fn rules() -> Vec<BpfRule> {
     let rule = |action: &str, command: u32| BpfRule { action: action.to_owned(), mask: COMMAND_MASK, command: command.into() };
-    let notified = NotifiedCommand::ALL.into_iter().map(|command| rule("SCMP_ACT_NOTIFY", command.number()));
+    let notified = NotifiedCommand::ALL.into_iter().map(|command| rule(NOTIFY, command.number()));
     notified.chain(NATIVE.into_iter().map(|command| rule("SCMP_ACT_ALLOW", command))).collect()
 }
 
@@ -113,8 +138,14 @@ fn json_rules() -> impl Iterator<Item = Value> {
     })
 }
 
-/// Checks that a container's profile has our listener, our metadata and exactly our rules for bpf(2).
-pub fn check(profile: Option<&Seccomp>, engine: Engine, sockets: &ProxySockets) -> Result<(), ProxyProfileError> {
+/// Checks that a container's profile has our listener, our metadata and exactly our rules for bpf(2); with
+/// `perf_events` also that for perf_event_open(2).
+pub fn check(
+    profile: Option<&Seccomp>,
+    engine: Engine,
+    sockets: &ProxySockets,
+    perf_events: bool,
+) -> Result<(), ProxyProfileError> {
     let remedy = remedy(engine);
     let Some((profile, path)) = profile.and_then(|profile| Some((profile, profile.listener_path()?))) else {
         return Err(ProxyProfileError::NoListener { remedy });
@@ -129,6 +160,9 @@ pub fn check(profile: Option<&Seccomp>, engine: Engine, sockets: &ProxySockets) 
     if let Some(name) = profile.odd_name() {
         return Err(ProxyProfileError::OddName { name: name.to_owned() });
     }
+    if perf_events && profile.perf_event_rules() != [Some(NOTIFY)] {
+        return Err(ProxyProfileError::NoPerfEvents { remedy: perf_event_remedy(engine) });
+    }
     let (mut found, mut ours) = (profile.bpf_rules(), rules().into_iter().map(Some).collect::<Vec<_>>());
     found.sort_unstable();
     ours.sort_unstable();
@@ -136,10 +170,11 @@ pub fn check(profile: Option<&Seccomp>, engine: Engine, sockets: &ProxySockets) 
 }
 
 /// Writes listener, metadata and rules into a profile, an object in the form of the runtime-spec, docker's or podman's.
-/// Other rules for bpf(2) are removed: one without arguments would take precedence over all of ours.
+/// Other rules for bpf(2) are removed: one without arguments would take precedence over all of ours. With `perf_events`
+/// the same for perf_event_open(2), whose rules are otherwise left as they are.
 ///
 /// None if it has another form, or another listener.
-pub fn edit(profile: &mut Value, listener: &str) -> Option<()> {
+pub fn edit(profile: &mut Value, listener: &str, perf_events: bool) -> Option<()> {
     let profile = profile.as_object_mut()?;
     if profile.get("listenerPath").is_some_and(|path| !path.is_null() && path != "" && path != listener) {
         return None;
@@ -149,14 +184,18 @@ pub fn edit(profile: &mut Value, listener: &str) -> Option<()> {
         *syscalls = json!([]);
     }
     let syscalls = syscalls.as_array_mut()?;
+    let is_ours = |name: &Value| name == "bpf" || perf_events && name == PERF_EVENT_OPEN;
     for rule in syscalls.iter_mut() {
         if let Some(names) = rule.get_mut("names").and_then(Value::as_array_mut) {
-            names.retain(|name| name != "bpf");
+            names.retain(|name| !is_ours(name));
         }
     }
     // docker's older form has one name.
-    syscalls.retain(|rule| rule["names"].as_array().is_none_or(|names| !names.is_empty()) && rule["name"] != "bpf");
+    syscalls.retain(|rule| rule["names"].as_array().is_none_or(|names| !names.is_empty()) && !is_ours(&rule["name"]));
     syscalls.extend(json_rules());
+    if perf_events {
+        syscalls.push(json!({ "names": [PERF_EVENT_OPEN], "action": NOTIFY }));
+    }
     profile.insert("listenerPath".to_owned(), json!(listener));
     profile.insert("listenerMetadata".to_owned(), json!(METADATA));
     Some(())
@@ -239,7 +278,7 @@ mod tests {
 
     fn checked(profile: &Value) -> Result<(), ProxyProfileError> {
         let profile: Seccomp = serde_json::from_value(profile.clone()).unwrap();
-        check(Some(&profile), Engine::Oci, &sockets())
+        check(Some(&profile), Engine::Oci, &sockets(), false)
     }
 
     fn podmans() -> Value {
@@ -252,10 +291,10 @@ mod tests {
     fn an_edited_profile_passes_the_check() {
         for mut profile in [permissive(), podmans(), json!({ "defaultAction": "SCMP_ACT_ERRNO", "syscalls": null })] {
             assert!(matches!(checked(&profile), Err(ProxyProfileError::NoListener { .. })));
-            edit(&mut profile, SOCKET).unwrap();
+            edit(&mut profile, SOCKET, false).unwrap();
             assert_eq!(checked(&profile), Ok(()));
             let once = profile.clone();
-            edit(&mut profile, SOCKET).unwrap();
+            edit(&mut profile, SOCKET, false).unwrap();
             assert_eq!(profile, once);
         }
     }
@@ -263,7 +302,7 @@ mod tests {
     #[test]
     fn rules_compare_the_command_without_its_flags() {
         let mut profile = permissive();
-        edit(&mut profile, SOCKET).unwrap();
+        edit(&mut profile, SOCKET, false).unwrap();
         let load = profile["syscalls"].as_array().unwrap().iter().find(|rule| rule["args"][0]["valueTwo"] == 5).unwrap();
         let expected = json!({ "names": ["bpf"], "action": "SCMP_ACT_NOTIFY",
             "args": [{ "index": 0, "value": 65535, "valueTwo": 5, "op": "SCMP_CMP_MASKED_EQ" }] });
@@ -293,19 +332,48 @@ mod tests {
         ];
         for (part, change) in cases {
             let mut profile = permissive();
-            edit(&mut profile, SOCKET).unwrap();
+            edit(&mut profile, SOCKET, false).unwrap();
             change(&mut profile);
             let shown = checked(&profile).unwrap_err().to_string();
             assert!(shown.contains(part), "{shown}");
         }
-        assert!(check(None, Engine::Podman, &sockets()).is_err());
+        assert!(check(None, Engine::Podman, &sockets(), false).is_err());
+    }
+
+    #[test]
+    fn perf_events_are_notified_where_they_are_granted() {
+        let checked = |profile: &Value| {
+            let profile: Seccomp = serde_json::from_value(profile.clone()).unwrap();
+            check(Some(&profile), Engine::Oci, &sockets(), true)
+        };
+        let allowing = json!({ "defaultAction": "SCMP_ACT_ERRNO",
+            "syscalls": [{ "names": ["read", "perf_event_open"], "action": "SCMP_ACT_ALLOW" }] });
+        for mut profile in [permissive(), podmans(), allowing] {
+            edit(&mut profile, SOCKET, false).unwrap();
+            let refused = checked(&profile).unwrap_err();
+            assert!(refused.to_string().contains("proxy profile --perf-events"), "{refused}");
+            edit(&mut profile, SOCKET, true).unwrap();
+            assert_eq!(checked(&profile), Ok(()));
+            let once = profile.clone();
+            edit(&mut profile, SOCKET, true).unwrap();
+            assert_eq!(profile, once);
+            // A container that is not granted any can have the same profile: the proxy refuses the calls.
+            edit(&mut profile, SOCKET, false).unwrap();
+            assert_eq!(checked(&profile), Ok(()));
+            for action in ["SCMP_ACT_ALLOW", "SCMP_ACT_NOTIFY"] {
+                let mut other = profile.clone();
+                let rule = json!({ "names": ["perf_event_open"], "action": action });
+                other["syscalls"].as_array_mut().unwrap().push(rule);
+                assert!(checked(&other).is_err(), "{action}");
+            }
+        }
     }
 
     #[test]
     fn another_listener_is_not_replaced() {
         let mut profile = json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/other.sock" });
-        assert_eq!(edit(&mut profile, SOCKET), None);
-        assert_eq!(edit(&mut json!([]), SOCKET), None);
+        assert_eq!(edit(&mut profile, SOCKET, false), None);
+        assert_eq!(edit(&mut json!([]), SOCKET, false), None);
     }
 
     #[test]

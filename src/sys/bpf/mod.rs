@@ -34,7 +34,9 @@ pub use load::{
     BtfRecords, MapCreate, MapTypes, ProgramLoad, btf_load, map_create, map_freeze, map_keys, map_lookup, map_update,
     program_load,
 };
-pub use perf::{kprobe_event, own_tracepoint_event, pmu_type, software_event, tracepoint_event, uprobe_event};
+pub use perf::{
+    ProbeTarget, kprobe_event, own_tracepoint_event, pmu_type, proxied_event, software_event, tracepoint_event, uprobe_event,
+};
 
 /// The kinds of objects that have ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -10,6 +10,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use crate::model::proxy::PerfEventCall;
+use crate::model::proxy::perf_event::{EVENT_ATTR_SIZE, event};
+
 const PERF_TYPE_TRACEPOINT: u32 = 2;
 /// The `config` bit for return probes: `format/retprobe` of both PMUs is `config:0` (kernel/events/core.c,
 /// PERF_PROBE_CONFIG_IS_RETPROBE).
@@ -33,7 +36,7 @@ struct Attr {
     config1: u64,
     config2: u64,
 }
-const _: () = assert!(size_of::<Attr>() == 72, "PERF_ATTR_SIZE_VER1");
+const _: () = assert!(size_of::<Attr>() == EVENT_ATTR_SIZE, "PERF_ATTR_SIZE_VER1");
 
 /// Opens the perf event of a tracepoint by its id from tracefs' `events/<category>/<name>/id`, on CPU 0 for all
 /// processes. A program attached to it runs on every CPU: programs are attached to the event, not to the CPU
@@ -93,8 +96,59 @@ pub fn uprobe_event(file: BorrowedFd<'_>, offset: u64, returns: bool, process: O
     open(Attr { kind, config: u64::from(returns) * RETURNS, config1, config2: offset, ..Attr::default() }, process)
 }
 
+/// What `config1` of another process's event points to, in our memory.
+#[derive(Debug)]
+pub enum ProbeTarget {
+    /// Nothing: the event is no probe.
+    None,
+    /// A function of the kernel, by name; None if `config2` is its address.
+    Function(Option<CString>),
+    /// A file, as [`uprobe_event`] takes it.
+    File(OwnedFd),
+}
+
+/// Opens an event with the arguments of another process, for the task `process`, or for all with None.
+///
+/// # Errors
+/// The kernel's errno; EINVAL for a type whose `config1` could be a pointer that was not replaced.
+pub fn proxied_event(call: &PerfEventCall, target: &ProbeTarget, process: Option<u32>) -> Result<OwnedFd, Errno> {
+    // PERF_TYPE_MAX: the numbers from here on are given to devices and probes when the kernel starts.
+    const FIXED_TYPES: u32 = 6;
+    let mut words = [0u64; size_of::<Attr>() / 8];
+    for (word, bytes) in words.iter_mut().zip(call.attr().as_chunks::<8>().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    let kind = u32::from_ne_bytes(*call.attr()[event::TYPE..].first_chunk().ok_or(Errno::INVAL)?);
+    set_size(&mut words);
+    let path;
+    words[event::CONFIG1 / 8] = match target {
+        ProbeTarget::None if kind >= FIXED_TYPES => return Err(Errno::INVAL),
+        ProbeTarget::None => words[event::CONFIG1 / 8],
+        ProbeTarget::Function(name) => name.as_ref().map_or(0, |name| name.as_ptr() as u64),
+        ProbeTarget::File(file) => {
+            path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|_| Errno::INVAL)?;
+            path.as_ptr() as u64
+        }
+    };
+    let pid = process.map_or(Ok(-1), libc::pid_t::try_from).map_err(|_| Errno::SRCH)?;
+    // SAFETY: the kernel reads as many bytes of `words` as `set_size` has put there, which is its size. Types below
+    // FIXED_TYPES have no pointers in these bytes; for others `config1` is null or points to a string with a NUL that
+    // outlives the call. The other arguments are integers.
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, words.as_ptr(), pid, call.cpu(), -1, FD_CLOEXEC) };
+    owned(fd)
+}
+
+/// Sets the field `size` of a `struct perf_event_attr`.
+fn set_size(words: &mut [u64; size_of::<Attr>() / 8]) {
+    let mut bytes = words[0].to_ne_bytes();
+    bytes[event::SIZE..].copy_from_slice(&(size_of::<Attr>() as u32).to_ne_bytes());
+    words[0] = u64::from_ne_bytes(bytes);
+}
+
+/// PERF_FLAG_FD_CLOEXEC
+const FD_CLOEXEC: libc::c_ulong = 8;
+
 fn open(mut attr: Attr, process: Option<u32>) -> Result<OwnedFd, Errno> {
-    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
     attr.size = size_of::<Attr>() as u32;
     // A single process on every CPU, or every process on CPU 0; see `tracepoint_event`.
     let (pid, cpu) = match process {
@@ -103,7 +157,11 @@ fn open(mut attr: Attr, process: Option<u32>) -> Result<OwnedFd, Errno> {
     };
     // SAFETY: the kernel reads `size` bytes of `attr`, which is its size, and the NUL-terminated string that a probe's
     // `config1` points to, which the caller keeps alive; the other arguments are integers.
-    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, cpu, -1, PERF_FLAG_FD_CLOEXEC) };
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, cpu, -1, FD_CLOEXEC) };
+    owned(fd)
+}
+
+fn owned(fd: libc::c_long) -> Result<OwnedFd, Errno> {
     if fd < 0 {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
     }

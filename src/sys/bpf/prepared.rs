@@ -6,12 +6,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use crate::model::proxy::attr::{ATTR_SIZE, AttrPointer, Extent, link, prog};
+use crate::model::proxy::attr::{ATTR_SIZE, AttrPointer, Extent, ITERATOR, link, prog};
 use crate::model::proxy::{CopiedAttr, NotifiedCommand};
 
-/// Attach types of BPF_LINK_CREATE whose arguments have no pointers: all but iterators (28), multi-probes (42, 48, 56,
-/// 57) and what is newer than 55.
-const LINKS_WITHOUT_POINTERS: u64 = ((1 << 56) - 1) & !(1 << 28 | 1 << 42 | 1 << 48);
+/// The last attach type of BPF_LINK_CREATE whose arguments are known, trace_uprobe_session.
+const LAST_ATTACH_TYPE: u32 = 57;
 
 /// The arguments of one call.
 #[derive(Debug)]
@@ -20,6 +19,8 @@ pub struct PreparedCall {
     /// 64-bit words, so that the fields are aligned.
     attr: [u64; ATTR_SIZE / 8],
     buffers: Vec<(AttrPointer, Vec<u8>)>,
+    /// For each buffer of names, where each of them begins.
+    names: Vec<Vec<u64>>,
     descriptors: Vec<OwnedFd>,
 }
 
@@ -39,8 +40,9 @@ impl PreparedCall {
         for (word, bytes) in words.iter_mut().zip(attr.bytes().as_chunks::<8>().0) {
             *word = u64::from_ne_bytes(*bytes);
         }
-        let mut call = Self { command: attr.command, attr: words, buffers: Vec::new(), descriptors: Vec::new() };
-        for pointer in attr.command.pointers() {
+        let mut call =
+            Self { command: attr.command, attr: words, buffers: Vec::new(), names: Vec::new(), descriptors: Vec::new() };
+        for pointer in attr.pointers() {
             call.attr[pointer.at / 8] = 0;
         }
         if attr.command == NotifiedCommand::ProgLoad {
@@ -94,6 +96,14 @@ impl PreparedCall {
         self.set_u32(at, number.cast_unsigned());
     }
 
+    /// Points the pointer to a path to an open file, which the call keeps: another path would be looked up among the files
+    /// of this process.
+    pub fn point_to_file(&mut self, pointer: AttrPointer, file: OwnedFd) {
+        let path = path_of(&file);
+        self.descriptors.push(file);
+        self.point(pointer, path);
+    }
+
     /// Makes the call, with the capabilities that the thread has.
     ///
     /// # Errors
@@ -102,8 +112,24 @@ impl PreparedCall {
         if !self.is_sound() {
             return Err(Errno::INVAL);
         }
+        self.names.clear();
         for (pointer, buffer) in &mut self.buffers {
-            self.attr[pointer.at / 8] = buffer.as_mut_ptr() as u64;
+            self.attr[pointer.at / 8] = match pointer.extent {
+                Extent::Names { .. } => {
+                    let begin = buffer.as_ptr() as u64;
+                    let names = buffer.split_inclusive(|byte| *byte == 0).scan(begin, |next, name| {
+                        let this = *next;
+                        *next += name.len() as u64;
+                        Some(this)
+                    });
+                    let names: Vec<u64> = names.collect();
+                    // Its memory stays where it is when it is moved.
+                    let address = names.as_ptr() as u64;
+                    self.names.push(names);
+                    address
+                }
+                _ => buffer.as_mut_ptr() as u64,
+            };
         }
         // The verifier fails with EAGAIN if a signal is pending (kernel/bpf/verifier.c); libbpf makes the same number of
         // attempts.
@@ -135,7 +161,8 @@ impl PreparedCall {
 
     /// Whether each pointer that the command reads is null or refers to a large enough buffer.
     fn is_sound(&self) -> bool {
-        let known = self.command.pointers();
+        let attach_type = self.u32(link::ATTACH_TYPE);
+        let known = self.command.pointers(attach_type);
         let listed = |pointer: &AttrPointer| known.contains(pointer);
         let large_enough = |(pointer, buffer): &(AttrPointer, Vec<u8>)| {
             let field = |at| u64::from(self.u32(at));
@@ -146,13 +173,19 @@ impl PreparedCall {
                     Extent::Instructions { count_at } => length >= field(count_at).saturating_mul(8),
                     Extent::Records { size_at, count_at } => length >= field(size_at).saturating_mul(field(count_at)),
                     Extent::Text { .. } => buffer.contains(&0),
+                    Extent::Words { count_at } => length >= field(count_at).saturating_mul(8),
+                    Extent::Names { count_at } => {
+                        buffer.last() == Some(&0) && buffer.iter().filter(|byte| **byte == 0).count() as u64 >= field(count_at)
+                    }
+                    Extent::File => self.descriptors.iter().any(|file| path_of(file) == *buffer),
                 }
         };
         let replaced = known.iter().all(|pointer| {
             let has_buffer = self.buffers.iter().any(|(other, _)| other == pointer);
             has_buffer || self.attr[pointer.at / 8] == 0
         });
-        let link = || self.u32(link::ATTACH_TYPE) < 64 && LINKS_WITHOUT_POINTERS >> self.u32(link::ATTACH_TYPE) & 1 == 1;
+        // An iterator has a pointer there, which is not passed on; of newer types nothing is known.
+        let link = || attach_type <= LAST_ATTACH_TYPE && (attach_type != ITERATOR || self.attr[link::ITER_INFO / 8] == 0);
         let others = match self.command {
             NotifiedCommand::ProgLoad => self.attr[prog::FD_ARRAY / 8] == 0 && self.attr[prog::SIGNATURE / 8] == 0,
             NotifiedCommand::LinkCreate => link(),
@@ -160,6 +193,11 @@ impl PreparedCall {
         };
         replaced && others && self.buffers.iter().all(large_enough)
     }
+}
+
+/// The path by which this process can have a file that it has opened, with a NUL.
+fn path_of(file: &OwnedFd) -> Vec<u8> {
+    format!("/proc/self/fd/{}\0", file.as_raw_fd()).into_bytes()
 }
 
 #[cfg(test)]
@@ -172,7 +210,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::model::proxy::attr::{attach, btf, map, raw_tracepoint};
+    use crate::model::proxy::attr::{attach, btf, kprobe_multi, map, raw_tracepoint};
 
     fn call(command: NotifiedCommand) -> PreparedCall {
         PreparedCall::new(&CopiedAttr::new(command, &[]).unwrap())
@@ -181,7 +219,7 @@ mod tests {
     #[test]
     fn a_buffer_that_is_too_small_is_refused() {
         let mut load = call(NotifiedCommand::BtfLoad);
-        let [data, log] = [0, 1].map(|n| NotifiedCommand::BtfLoad.pointers()[n]);
+        let [data, log] = [0, 1].map(|n| NotifiedCommand::BtfLoad.pointers(0)[n]);
         load.set_u32(btf::SIZE, 8);
         load.point(data, vec![0; 7]);
         assert!(!load.is_sound());
@@ -192,7 +230,7 @@ mod tests {
         assert!(!load.is_sound());
         assert_eq!((load.u32(btf::SIZE), load.u32(btf::LOG_SIZE)), (8, 1));
         // A pointer of another command.
-        load.point(NotifiedCommand::MapCreate.pointers()[0], vec![0; 64]);
+        load.point(NotifiedCommand::MapCreate.pointers(0)[0], vec![0; 64]);
         assert!(!load.is_sound());
     }
 
@@ -201,14 +239,42 @@ mod tests {
         let all = [0xff; ATTR_SIZE];
         for command in NotifiedCommand::ALL {
             let call = PreparedCall::new(&CopiedAttr::new(command, &all[..command.size()]).unwrap());
-            assert!(command.pointers().iter().all(|pointer| call.attr[pointer.at / 8] == 0), "{command:?}");
+            assert!(command.pointers(u32::MAX).iter().all(|pointer| call.attr[pointer.at / 8] == 0), "{command:?}");
             let has_others = matches!(command, NotifiedCommand::ProgLoad | NotifiedCommand::LinkCreate);
             assert_eq!(call.is_sound(), !has_others, "{command:?}");
         }
         let mut iterator = call(NotifiedCommand::LinkCreate);
         assert!(iterator.is_sound());
-        iterator.set_u32(link::ATTACH_TYPE, 28);
+        iterator.set_u32(link::ATTACH_TYPE, ITERATOR);
+        assert!(iterator.is_sound());
+        iterator.set_u32(link::ITER_INFO, 1);
         assert!(!iterator.is_sound());
+    }
+
+    #[test]
+    fn names_and_files_are_ours() {
+        let mut bytes = [0; 64];
+        bytes[link::ATTACH_TYPE] = 42;
+        bytes[kprobe_multi::COUNT] = 2;
+        bytes[kprobe_multi::SYMBOLS..kprobe_multi::ADDRESSES].fill(0xff);
+        let mut call = PreparedCall::new(&CopiedAttr::new(NotifiedCommand::LinkCreate, &bytes).unwrap());
+        let [symbols, addresses, _] = *NotifiedCommand::LinkCreate.pointers(42) else { panic!("three pointers") };
+        assert_eq!(call.attr[symbols.at / 8], 0);
+        for (names, sound) in [(&b"a\0"[..], false), (b"a\0b", false), (b"a\0b\0", true)] {
+            call.point(symbols, names.to_vec());
+            assert_eq!(call.is_sound(), sound, "{names:?}");
+        }
+        call.point(addresses, vec![0; 15]);
+        assert!(!call.is_sound());
+
+        let mut bytes = [0; 64];
+        bytes[link::ATTACH_TYPE] = 48;
+        let mut call = PreparedCall::new(&CopiedAttr::new(NotifiedCommand::LinkCreate, &bytes).unwrap());
+        let path = NotifiedCommand::LinkCreate.pointers(48)[0];
+        call.point(path, b"/bin/sh\0".to_vec());
+        assert!(!call.is_sound());
+        call.point_to_file(path, std::fs::File::open("/dev/null").unwrap().into());
+        assert!(call.is_sound());
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! The thread behind a notification: its memory, its descriptors and its namespaces, as long as it waits.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, statat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::{Notification, SeccompListener};
-use crate::sys::namespaces::Namespace;
+use crate::model::proxy::{TracedFile, TracedTask};
+use crate::sys::namespaces::{Namespace, number_of_task};
 use crate::sys::pid::{runs, start_time};
 
 /// The thread that waits for the answer of a call.
@@ -147,6 +148,53 @@ impl<'l> NotifiedThread<'l> {
     pub fn pid_namespace(&self) -> Option<u64> {
         let found = rustix::fs::stat(format!("/proc/{}/{}", self.tid, Namespace::Pid.file()));
         found.ok().map(|stat| stat.st_ino).filter(|_| self.listener.is_waiting(self.id))
+    }
+
+    /// The file that a path of the thread names (O_PATH). Below a root directory links of procfs are not followed: they
+    /// would be resolved for this process.
+    ///
+    /// # Errors
+    /// ESRCH if the call no longer waits; EINVAL for a path that does not begin at the root directory; as [`Self::task`];
+    /// EXDEV if the path names a task in another mount namespace.
+    pub fn file(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let number = |task| match task {
+            TracedTask::Caller => Ok(self.tid),
+            TracedTask::Number(number) => self.task_of_container(number),
+        };
+        let (link, below) = match TracedFile::of(path).ok_or(Errno::INVAL)? {
+            TracedFile::BelowRoot(path) => (format!("/proc/{}/root", self.tid), Some(path)),
+            TracedFile::BelowRootOf(task, path) => (format!("/proc/{}/root", number(task)?), Some(path)),
+            TracedFile::Executable(task) => (format!("/proc/{}/exe", number(task)?), None),
+        };
+        let opened = openat(CWD, link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        if !self.listener.is_waiting(self.id) {
+            return Err(Errno::SRCH);
+        }
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        match below {
+            Some(path) => openat2(opened?, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve),
+            None => opened,
+        }
+    }
+
+    /// As [`Self::task`], for a task that sees the same file systems as the caller.
+    fn task_of_container(&self, number: u32) -> Result<u32, Errno> {
+        let number = self.task(number)?;
+        let mounts = |tid: u32| statat(CWD, format!("/proc/{tid}/{}", Namespace::Mount.file()), AtFlags::empty());
+        if mounts(number)?.st_ino == mounts(self.tid)?.st_ino { Ok(number) } else { Err(Errno::XDEV) }
+    }
+
+    /// The number in our pid namespace of a task that has `number` in the thread's (Linux 6.11, unless both are the same).
+    ///
+    /// # Errors
+    /// ESRCH if there is no such task, or the call no longer waits; ENOTTY before Linux 6.11.
+    pub fn task(&self, number: u32) -> Result<u32, Errno> {
+        let path = format!("/proc/{}/{}", self.tid, Namespace::Pid.file());
+        let opened = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        if !self.listener.is_waiting(self.id) {
+            return Err(Errno::SRCH);
+        }
+        number_of_task(opened?.as_fd(), number)
     }
 
     /// When the thread was started, in clock ticks since boot: with its number it identifies the thread. The number of a

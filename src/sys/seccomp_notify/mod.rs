@@ -217,9 +217,9 @@ impl SeccompListener {
         }
     }
 
-    /// Answers with a copy of a descriptor, close-on-exec, which becomes the call's result.
-    pub fn hand_over(&self, id: u64, fd: BorrowedFd<'_>) -> Answered {
-        let flags = libc::O_CLOEXEC.cast_unsigned();
+    /// Answers with a copy of a descriptor, which becomes the call's result.
+    pub fn hand_over(&self, id: u64, fd: BorrowedFd<'_>, close_on_exec: bool) -> Answered {
+        let flags = if close_on_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 };
         let source = fd.as_raw_fd().cast_unsigned();
         let mut request = RawAddFd { id, flags: ADDFD_SEND, source, target: 0, target_flags: flags };
         loop {
