@@ -27,20 +27,6 @@ fi
 stage=$(mktemp -d "${packages%/*}/stage.XXXXXX")
 trap 'rm -rf "$stage"' EXIT
 cp -al "$packages/root" "$stage/root"
-# bcc's tools in Python, which compile with the kernel's headers.
-if [ "${TRACING:-some}" = all ]; then
-	bcc=$("$here/vm.sh" packages trixie bpfcc-tools dash coreutils)
-	cp -alf "$bcc/root/." "$stage/root/"
-	for kernel; do
-		case $kernel in 6.1) suite=bookworm ;; 6.12) suite=bookworm-backports ;; *) suite=sid ;; esac
-		release=$(cat "${packages%/packages/*}/kernels/$kernel/release")
-		headers=$("$here/vm.sh" packages "$suite" "linux-headers-$release")
-		mkdir -p "$stage/root/usr/src" "$stage/root/usr/lib/modules/$release"
-		cp -al "$headers"/root/usr/src/linux-headers-* "$stage/root/usr/src/"
-		ln -sf "/usr/src/linux-headers-$release" "$stage/root/usr/lib/modules/$release/build"
-		ln -sf "/usr/src/$(cd "$headers/root/usr/src" && ls -d linux-headers-*-common)" "$stage/root/usr/lib/modules/$release/source"
-	done
-fi
 for folder in bin sbin lib lib64; do
 	mkdir -p "$stage/root/usr/$folder"
 	[ -e "$stage/root/$folder" ] || ln -s "usr/$folder" "$stage/root/$folder"
@@ -48,8 +34,7 @@ done
 mkdir -p "$stage/root"/{proc,sys,dev,tmp,run}
 [ -e "$stage/root/usr/bin/sh" ] || ln -s dash "$stage/root/usr/bin/sh"
 touch "$stage/root/script"
-sort -u "$packages/versions" ${bcc:+"$bcc/versions"} >"$stage/versions"
-cp "$here/guest-tracing.sh" "$stage/"
+cp "$packages/versions" "$here/guest-tracing.sh" "$stage/"
 objcopy --strip-debug "$program" "$stage/bpfman-hook"
 # The runtime of this machine, with its libraries: it runs itself again, so that ld.so cannot be put before it.
 runc=$(PATH=$PATH:/usr/sbin command -v runc)

@@ -224,9 +224,7 @@ fetch() { # KERNEL...: under a lock, so that parallel test runs share one downlo
 }
 
 packages() { # SUITE PACKAGE...
-  local suite=$1 suites d
-  # Packages of backports need others of their suite.
-  case $suite in *-backports) suites=("${suite%-backports}" "$suite") ;; *) suites=("$suite") ;; esac
+  local suite=$1 d
   d=$W/packages/$suite-$(printf '%s ' "$@" | cksum | cut -d' ' -f1)
   workdir
   (
@@ -235,10 +233,10 @@ packages() { # SUITE PACKAGE...
     needed_tools
     rm -rf "$d"
     mkdir -p "$d/debs/partial"
-    apt_conf "${suites[@]}"
+    apt_conf "$suite"
     shift
     say "fetching $* of $suite with what they depend on"
-    (cd "$d/debs" && apt-get -qq -y --no-install-recommends -t "$suite" --download-only -o "Dir::Cache::archives=$d/debs" install "$@" >&2) ||
+    (cd "$d/debs" && apt-get -qq -y --no-install-recommends --download-only -o "Dir::Cache::archives=$d/debs" install "$@" >&2) ||
       die "cannot fetch $* of $suite"
     unpack "$d/debs" "$d/root"
     # shellcheck disable=SC2016 # dpkg-deb expands it

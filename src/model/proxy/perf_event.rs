@@ -228,7 +228,14 @@ mod tests {
     const ALL: [u64; 6] = [0, u64::MAX, 0, u64::MAX, 8, 0];
 
     fn grant(delegation: Delegation, host_scope: bool) -> ProxyGrant {
-        ProxyGrant { delegation, helpers: None, kfuncs: None, host_scope, limits: ContainerLimits::default() }
+        ProxyGrant {
+            delegation,
+            helpers: None,
+            kfuncs: None,
+            instructions: None,
+            host_scope,
+            limits: ContainerLimits::default(),
+        }
     }
 
     fn with(fields: &[(usize, u64)], args: [u64; 6]) -> PerfEventCall {
