@@ -55,21 +55,21 @@ failed=''
 bpftrace() { client bpftrace bpftrace "$1" "$2" "bpftrace -e '$3'"; }
 tool() { client "bcc: $1" libbpf-tools "$2" "$3" "timeout -s INT ${5:-20} $1-libbpf $4; echo status \$?"; }
 
-bpftrace kprobe '^@: [1-9]' 'kprobe:vfs_read { @ = count(); } interval:s:1 { exit(); }'
-bpftrace tracepoint '^@: [1-9]' 'tracepoint:syscalls:sys_enter_openat { @ = count(); } interval:s:1 { exit(); }'
+bpftrace kprobe '^@: [1-9]' 'kprobe:vfs_read { @ = count(); @seen = 1; } interval:s:1 { if (@seen) { exit(); } }'
+bpftrace tracepoint '^@: [1-9]' 'tracepoint:syscalls:sys_enter_openat { @ = count(); @seen = 1; } interval:s:1 { if (@seen) { exit(); } }'
 bpftrace 'uprobe, BEGIN, END' '^ended [1-9]' \
-	'BEGIN { @n = 0; } uprobe:/usr/lib/x86_64-linux-gnu/libc.so.6:malloc { @n++; } interval:s:1 { exit(); } END { printf("ended %d\n", @n); }'
+	'BEGIN { @n = 0; @seen = 0; } uprobe:/usr/lib/x86_64-linux-gnu/libc.so.6:malloc { @n++; @seen = 1; } interval:s:1 { if (@seen) { exit(); } } END { printf("ended %d\n", @n); }'
 tool opensnoop tracepoint 'cat .*/script' '-d 2'
 tool vfsstat 'fentry or kprobe' '^[0-9:]+ .*[1-9]' '1 1'
 if [ "$which" = all ]; then
-	bpftrace kretprobe '^@: [1-9]' 'kretprobe:vfs_read { @ = count(); } interval:s:1 { exit(); }'
-	bpftrace 'kprobe of many functions' '^@\[.*vfs_read.*\]: [1-9]' 'kprobe:vfs_rea* { @[probe] = count(); } interval:s:1 { exit(); }'
-	bpftrace 'uprobe of many functions' '^@\[.*malloc.*\]: [1-9]' 'uprobe:/usr/lib/x86_64-linux-gnu/libc.so.6:mallo* { @[probe] = count(); } interval:s:1 { exit(); }'
-	bpftrace uretprobe '^@: [1-9]' 'uretprobe:/usr/lib/x86_64-linux-gnu/libc.so.6:malloc { @ = count(); } interval:s:1 { exit(); }'
-	bpftrace fentry '^@: [1-9]' 'fentry:vmlinux:vfs_read { @ = count(); } interval:s:1 { exit(); }'
-	bpftrace rawtracepoint '^@: [1-9]' 'rawtracepoint:sys_enter { @ = count(); } interval:s:1 { exit(); }'
-	bpftrace 'profile (perf_event)' '^@\[.*\]: [1-9]' 'profile:hz:99 { @[comm] = count(); } interval:s:1 { exit(); }'
-	bpftrace 'software (perf_event)' '^@: [1-9]' 'software:context-switches:10 { @ = count(); } interval:s:1 { exit(); }'
+	bpftrace kretprobe '^@: [1-9]' 'kretprobe:vfs_read { @ = count(); @seen = 1; } interval:s:1 { if (@seen) { exit(); } }'
+	bpftrace 'kprobe of many functions' '^@\[.*vfs_read.*\]: [1-9]' 'kprobe:vfs_rea* { @[probe] = count(); @seen = 1; } interval:s:1 { if (@seen) { exit(); } }'
+	bpftrace 'uprobe of many functions' '^@\[.*malloc.*\]: [1-9]' 'uprobe:/usr/lib/x86_64-linux-gnu/libc.so.6:mallo* { @[probe] = count(); @seen = 1; } interval:s:1 { if (@seen) { exit(); } }'
+	bpftrace uretprobe '^@: [1-9]' 'uretprobe:/usr/lib/x86_64-linux-gnu/libc.so.6:malloc { @ = count(); @seen = 1; } interval:s:1 { if (@seen) { exit(); } }'
+	bpftrace fentry '^@: [1-9]' 'fentry:vmlinux:vfs_read { @ = count(); @seen = 1; } interval:s:1 { if (@seen) { exit(); } }'
+	bpftrace rawtracepoint '^@: [1-9]' 'rawtracepoint:sys_enter { @ = count(); @seen = 1; } interval:s:1 { if (@seen) { exit(); } }'
+	bpftrace 'profile (perf_event)' '^@\[.*\]: [1-9]' 'profile:hz:99 { @[comm] = count(); @seen = 1; } interval:s:1 { if (@seen) { exit(); } }'
+	bpftrace 'software (perf_event)' '^@: [1-9]' 'software:context-switches:10 { @ = count(); @seen = 1; } interval:s:1 { if (@seen) { exit(); } }'
 	bpftrace 'iterator' '^bpftrace' 'iter:task { printf("%s\n", ctx->task->comm); }'
 	# The pid namespace is that of the container.
 	! grep -q '^kthreadd' /tmp/said || { echo "the iterator shows tasks of the host" >&2; failed=1; }
