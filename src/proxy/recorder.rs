@@ -341,7 +341,7 @@ fn known_part(caller: &NotifiedThread<'_>, command: NotifiedCommand, notified: &
 
 fn answer(listener: &SeccompListener, id: u64, outcome: &Outcome) {
     let answered = match outcome {
-        Outcome::Descriptor(fd) => listener.hand_over(id, fd.as_fd()),
+        Outcome::Descriptor(fd) => listener.hand_over(id, fd.as_fd(), true),
         Outcome::Done => listener.answer(id, 0),
         Outcome::Errno(errno) => listener.refuse(id, *errno),
     };

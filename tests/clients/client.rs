@@ -150,7 +150,7 @@ impl Client {
                 "/run/own".to_owned()
             }
         };
-        let profile = bpf_proxy::profile(&world.lab);
+        let profile = bpf_proxy::profile(&world.lab, self.host_scope);
         let words = json!(["/usr/bin/bash", "-c", format!("exec 2>&1; cd /tmp; {}", self.script)]);
         let bundle = bundle.edit(|config| {
             let process = &mut config["process"];

@@ -61,7 +61,7 @@ pub(crate) fn proxied_program(world: &World, name: &str, delegate: &str, program
     let bundle = Bundle::new(&world.lab, name).without_userns().rootfs(|rootfs| {
         fs::copy(program, rootfs.join(at)).unwrap_or_else(|e| harness!("copy {}: {e}", program.display()));
     });
-    let profile = profile(&world.lab);
+    let profile = profile(&world.lab, false);
     bundle.ask("delegate", delegate).ask("delegate-via", "proxy").edit(|config| {
         config["linux"]["seccomp"] = profile;
         config["process"]["user"] = json!({ "uid": 65534, "gid": 65534 });

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::harness;
 use crate::proxy::{allow, policy, proxied};
+use crate::support::bpf_proxy::profile;
 use crate::support::bundle::Bundle;
 use crate::support::podman::Podman;
 use crate::support::process::{Running, tool};
@@ -48,8 +49,7 @@ fn tracepoint(name: &str) -> String {
 
 /// A container that asks for `delegate`, with the client and a profile that notifies perf events.
 fn tracing(world: &World, name: &str, delegate: &str, words: &[&str]) -> Bundle {
-    let profile = world.lab.ours(&["proxy", "profile", "--perf-events"]);
-    let profile: serde_json::Value = serde_json::from_str(&profile).unwrap_or_else(|e| panic!("proxy profile: {e}"));
+    let profile = profile(&world.lab, true);
     let bundle = proxied(world, name, delegate).rootfs(|rootfs| {
         fs::copy(client(), rootfs.join("tracing")).unwrap_or_else(|e| harness!("copy the client: {e}"));
     });

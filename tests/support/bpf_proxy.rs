@@ -51,6 +51,7 @@ pub fn compiled(name: &str) -> PathBuf {
 }
 
 /// The seccomp profile that the binary prints.
-pub fn profile(lab: &Lab) -> Value {
-    serde_json::from_str(&lab.ours(&["proxy", "profile"])).unwrap_or_else(|e| panic!("proxy profile: {e}"))
+pub fn profile(lab: &Lab, perf_events: bool) -> Value {
+    let more: &[&str] = if perf_events { &["--perf-events"] } else { &[] };
+    serde_json::from_str(&lab.ours(&[&["proxy", "profile"], more].concat())).unwrap_or_else(|e| panic!("proxy profile: {e}"))
 }
