@@ -9,7 +9,7 @@ use bpfman_hook::cli::proxy::ProxyCommand;
 use bpfman_hook::cli::service::SystemCommand;
 use bpfman_hook::cli::{self, Command, HookStage, PolicyCommand, TokenCommand};
 use bpfman_hook::commands::image as image_commands;
-use bpfman_hook::commands::{documents, events, manual, police, policy, records, request_child, token};
+use bpfman_hook::commands::{documents, events, guard, manual, police, policy, records, request_child, token};
 use bpfman_hook::doctor::no_connect;
 use bpfman_hook::hooks::{create_runtime, poststop, precreate};
 use bpfman_hook::image;
@@ -90,6 +90,7 @@ fn run(command: Command, root: Option<&Path>, paths: &Paths) -> Result<ExitCode,
         Command::Proxy(ProxyCommand::Profile(args)) => proxy::print_profile(paths, &args),
         Command::Proxy(ProxyCommand::OwnSocket { path }) => proxy::serve_own_socket(&path),
         Command::Police(PoliceCommand::Profile(args)) => police::profile(paths, &args),
+        Command::Guard(what) => guard::run(paths, &what),
         Command::Policy(PolicyCommand::Check(args)) => policy::run_check(paths, &args),
         Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(paths, &args),
         Command::Init(args) => first_policy::run(paths, &args),

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// The name of the guard's directory in our bpffs, beside the owners' directories.
+pub const GUARD: &str = "guard";
+
 /// The directories of one installation. `--root DIR` moves all of them below DIR.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
@@ -32,6 +35,11 @@ impl Paths {
     /// The bpffs that holds all pins: 0700.
     pub fn bpffs(&self) -> PathBuf {
         self.run.join("fs")
+    }
+
+    /// The pins of the guard, in the bpffs of all pins.
+    pub fn guard(&self) -> PathBuf {
+        self.bpffs().join(GUARD)
     }
 
     /// The log of `hook`, for hosts without a journal.

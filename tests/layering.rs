@@ -13,6 +13,7 @@ use bpfman_hook::model::policy::Engine;
 use bpfman_hook::setup::hook_files;
 use bpfman_hook::setup::hook_files::{Engines, Invocation};
 use bpfman_hook::setup::units::gc;
+use bpfman_hook::setup::units::guard;
 use bpfman_hook::setup::units::nri;
 use bpfman_hook::setup::units::proxy;
 use bpfman_hook::setup::units::service;
@@ -458,6 +459,7 @@ fn shipped() -> Vec<(PathBuf, String)> {
         (nri::UNIT, nri::text(Path::new("/usr/local/bin/bpfman-hook"), true)),
         (proxy::SERVICE_UNIT, proxy::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
         (proxy::SOCKET_UNIT, proxy::socket_unit().to_owned()),
+        (guard::SERVICE_UNIT, guard::service_unit(Path::new("/usr/local/bin/bpfman-hook"), false)),
         (gc::SERVICE_UNIT, gc::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
         (gc::TIMER_UNIT, gc::timer_unit().to_owned()),
     ]

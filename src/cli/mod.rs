@@ -4,6 +4,7 @@
 //! hook files contain, without building clap's command tree. Everything else goes to clap, which accepts the same
 //! syntax and explains errors.
 
+pub mod guard;
 pub mod image;
 pub mod init;
 pub mod nri;
@@ -93,6 +94,9 @@ pub enum Command {
     /// Police the bpf(2) calls of containers: record what a workload does
     #[command(subcommand)]
     Police(police::PoliceCommand),
+    /// The guard of BPF tokens: LSM programs that judge their use
+    #[command(subcommand)]
+    Guard(guard::GuardCommand),
     /// Check policy files, or show what they would allow
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -518,6 +522,9 @@ pub struct InstallTargets {
     /// Policing.
     #[command(flatten)]
     pub police: police::PoliceTarget,
+    /// Guard.
+    #[command(flatten)]
+    pub guard: guard::GuardTarget,
     /// NRI plugin.
     #[command(flatten)]
     pub nri: nri::NriTarget,
@@ -565,6 +572,7 @@ impl InstallTargets {
             service: service::ServiceTarget::default(),
             proxy: proxy::ProxyTarget::default(),
             police: police::PoliceTarget::default(),
+            guard: guard::GuardTarget::default(),
             nri: nri::NriTarget::default(),
             metrics: watch::MetricsTarget::default(),
             no_timer: false,
@@ -580,7 +588,12 @@ impl InstallTargets {
 
     /// True if a target is named that needs no hook files.
     pub fn names_more(&self) -> bool {
-        self.containerd.containerd || self.service.service || self.proxy.proxy || self.nri.nri || self.metrics.metrics
+        self.containerd.containerd
+            || self.service.service
+            || self.proxy.proxy
+            || self.guard.guard
+            || self.nri.nri
+            || self.metrics.metrics
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod documents;
 pub mod events;
 pub mod get;
+pub mod guard;
 pub mod image;
 pub mod list;
 pub mod load_and_attach;

@@ -16,7 +16,6 @@ use crate::model::annotations::PREFIX;
 use crate::model::attach_point::Scope;
 use crate::model::explain::{ExplainedRule, Explanation};
 use crate::model::policy::{ContainerFacts, ContainerLimits, ContainerRule, Policy};
-use crate::model::reach::ReachGuard;
 use crate::output::error::{BAD_INPUT, CommandError};
 use crate::output::format::json;
 use crate::output::print;
@@ -113,14 +112,14 @@ pub fn explain(
     let policy: Policy = policy_files::load(paths)?.policy;
     let whole = |key: &str| if key.contains('/') { key.to_owned() } else { format!("{PREFIX}{key}") };
     let annotations: BTreeMap<String, String> = annotations.iter().map(|(key, value)| (whole(key), value.clone())).collect();
-    Ok(Explanation::of(&policy, facts, &annotations, || token_reach::known(&paths.token_reach())))
+    Ok(Explanation::of(&policy, facts, &annotations, || token_reach::known(paths)))
 }
 
 /// The container rules that delegate, without `host-scope = true`, what is host scope on this kernel.
 fn delegations_beyond(paths: &Paths, policy: &Policy) -> Vec<String> {
     let mut rules = policy.containers.iter().filter(|rule| !rule.host_scope && rule.delegate.loads_programs()).peekable();
-    let Some(reach) = rules.peek().and_then(|_| token_reach::known(&paths.token_reach())) else { return Vec::new() };
-    let beyond = rules.filter_map(|rule| Some((rule, reach.delegation_beyond(&rule.delegate, ReachGuard::Absent)?)));
+    let Some(reach) = rules.peek().and_then(|_| token_reach::known(paths)) else { return Vec::new() };
+    let beyond = rules.filter_map(|rule| Some((rule, reach.delegation_beyond(&rule.delegate)?)));
     beyond
         .map(|(rule, beyond)| format!("{} delegates what is refused without host-scope = true: {beyond}", rule.place))
         .collect()

@@ -118,8 +118,8 @@ pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> Result<ExitCode, Comma
     };
     let init = record.as_ref().filter(|_| args.container.is_some()).and_then(|record| record.owner.init());
     let pid = init.map(|init| init.pid.get()).or(args.pid);
-    let reach = token_reach::known(&paths.token_reach());
-    let here = Here::look(pid, record.as_ref(), reach.as_ref());
+    let reach = token_reach::known(paths);
+    let here = Here::look(pid, record.as_ref(), reach.as_ref(), &paths.guard());
     match (here, args.format.output) {
         // The text is useful even if /proc is not mounted.
         (Err(_), Format::Table) if pid.is_none() => print(EXPLAIN),

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::commands::token_names::{DelegatedName, delegated_names, names_table};
+use crate::kernel::guard;
 use crate::model::confinement::{Confinement, ConfinementProblem, SecurityModule};
 use crate::model::delegation::Delegation;
 use crate::model::ids::Pid;
-use crate::model::reach::TokenReach;
+use crate::model::reach::{GuardBinding, TokenReach};
 use crate::model::record::{ContainerOwner, OwnerRecord};
 use crate::model::token_diagnosis::{CallProblem, HeldBpffs, TokenHolder};
 use crate::output::error::CommandError;
@@ -32,6 +33,8 @@ pub struct Here {
     pub record: Option<DecidedRecord>,
     /// The security module that confines the process, and its label; None if none does.
     pub confinement: Option<Confinement>,
+    /// What the guard binds its token to; None without a guard in force, or without a user namespace.
+    pub guard: Option<GuardBinding>,
     /// Each bpffs in its mount namespace that delegates something.
     pub bpffs: Vec<Delegated>,
     /// The calls that fail, or may fail, and why.
@@ -84,15 +87,25 @@ pub struct Delegated {
 
 impl Here {
     /// Examines a process, or the calling one. `reach` is what programs reach on this kernel, if that is known.
-    /// `record` is that of its container.
-    pub fn look(pid: Option<u32>, record: Option<&OwnerRecord>, reach: Option<&TokenReach>) -> Result<Self, CommandError> {
+    /// `record` is that of its container, `guard` is [`crate::paths::Paths::guard`].
+    pub fn look(
+        pid: Option<u32>,
+        record: Option<&OwnerRecord>,
+        reach: Option<&TokenReach>,
+        guard: &Path,
+    ) -> Result<Self, CommandError> {
         let number = pid.unwrap_or_else(std::process::id);
         let process = Pid::new(number)?;
         let process = pid::open_process(process)?;
         let mounts = process.mountinfo()?;
         let mounts = parse_mountinfo(&mounts)?;
         let status = process.status()?;
-        let initial = process.namespaces()?.inode(Namespace::User) == INITIAL_USER_NAMESPACE;
+        let userns = process.namespaces()?.inode(Namespace::User);
+        let initial = userns == INITIAL_USER_NAMESPACE;
+        let guard = match u32::try_from(userns) {
+            Ok(userns) if !initial => guard::binding(guard, userns)?,
+            _ => None,
+        };
         let confinement = lsm::confinement(pid);
         let found = delegating(&mounts);
         let mut holder = TokenHolder {
@@ -120,6 +133,7 @@ impl Here {
             container: owner.map(|(_, container)| container.id.to_string()),
             record: owner.map(|(record, container)| DecidedRecord::of(record, container, reach)),
             confinement,
+            guard,
             bpffs,
             problems: holder.problems(),
         })
@@ -154,6 +168,9 @@ impl Here {
         }
         if let Some(record) = self.record.as_ref().filter(|record| !record.proxy.is_empty()) {
             text.push_str(&format!("\nThe proxy ({}) passes on\n{}", record.line(), names_table(&record.proxy)));
+        }
+        if let Some(binding) = self.guard.filter(|_| !self.bpffs.is_empty()) {
+            text.push_str(&format!("\n{binding}\n"));
         }
         for (certain, heading) in [(true, "Fails"), (false, "May fail")] {
             let problems: Vec<_> = self.problems.iter().filter(|problem| problem.certain == certain).collect();
@@ -238,7 +255,15 @@ mod tests {
                 mounted_by: "bpfman-hook".into(),
                 names: Vec::new(),
             });
-            Here { pid: None, container: None, record: None, confinement, bpffs: bpffs.into(), problems: Vec::new() }
+            Here {
+                pid: None,
+                container: None,
+                record: None,
+                confinement,
+                guard: None,
+                bpffs: bpffs.into(),
+                problems: Vec::new(),
+            }
         };
         let refused = said("docker-default (enforce)", Some(false));
         assert!(refused.hindrances().starts_with("\nThis process\n  tokens work, but"), "{refused:?}");
@@ -293,8 +318,8 @@ mod tests {
 
     #[test]
     fn a_missing_process_is_an_error() {
-        assert_eq!(Here::look(None, None, None).unwrap().pid, None);
-        assert!(Here::look(Some(u32::MAX), None, None).is_err());
-        assert!(Here::look(Some(i32::MAX as u32), None, None).is_err());
+        assert_eq!(Here::look(None, None, None, Path::new("/nowhere")).unwrap().pid, None);
+        assert!(Here::look(Some(u32::MAX), None, None, Path::new("/nowhere")).is_err());
+        assert!(Here::look(Some(i32::MAX as u32), None, None, Path::new("/nowhere")).is_err());
     }
 }

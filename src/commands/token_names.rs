@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::model::attach_point::Scope;
 use crate::model::delegation::{Category, Delegation, Preset};
-use crate::model::reach::{ReachGuard, TokenReach};
+use crate::model::reach::TokenReach;
 use crate::output::format::word;
 use crate::output::table::Table;
 
@@ -60,7 +60,7 @@ fn scope(
         (Category::Attachs, _) => (None, None),
         (_, None) => (Some(Scope::Host), Some("newer than the tables of bpfman-hook".to_owned())),
         (Category::Progs, Some(_)) => match (category.shown_value(name), reach) {
-            (Some(at), Some(reach)) => match reach.type_beyond(at, ReachGuard::Absent) {
+            (Some(at), Some(reach)) => match reach.type_beyond(at) {
                 Some(beyond) => (Some(Scope::Host), Some(format!("{} ({})", beyond.what, beyond.by))),
                 None => (Some(Scope::Container), None),
             },

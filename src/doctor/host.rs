@@ -5,15 +5,22 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::kernel::{Feature, Kernel, Support};
+use crate::kernel::guard::GuardState;
+use crate::kernel::{Feature, Kernel, KernelError, Support};
 use crate::model::delegation::Category;
-use crate::model::reach::{ReachGuard, TokenReach};
+use crate::model::reach::TokenReach;
 use crate::output::finding::{Finding, FindingStatus};
+use crate::sys::error::chain;
 use crate::sys::mounts::MountPoint;
 
 /// What this kernel lets programs reach that are loaded with a token, by type.
 pub fn token_reach(reach: &TokenReach) -> Finding {
     let check = "kernel: reach of tokens";
+    if reach.guarded {
+        let detail =
+            "the guard refuses programs that reach beyond the container; host scope: syscall, and what needs CAP_PERFMON";
+        return Finding::ok(check, detail);
+    }
     if let Some(why) = reach.undecided.first() {
         let detail = format!("every delegation that loads programs is host scope: {why}");
         return Finding::bad(check, FindingStatus::Unknown, detail, "run as root, outside containers; it is retried each time");
@@ -25,7 +32,7 @@ pub fn token_reach(reach: &TokenReach) -> Finding {
         );
         return Finding::ok(check, detail);
     }
-    let types = reach.types.keys().map(|at| (*at, reach.type_beyond(*at, ReachGuard::Absent)));
+    let types = reach.types.keys().map(|at| (*at, reach.type_beyond(*at)));
     let name = |at: u32| Category::Progs.name(at).unwrap_or("?").to_owned();
     let (mut inside, mut beyond) = (Vec::new(), Vec::new());
     for (at, reached) in types {
@@ -35,6 +42,39 @@ pub fn token_reach(reach: &TokenReach) -> Finding {
         }
     }
     Finding::ok(check, format!("container scope: {}; host scope: {}", inside.join(" "), beyond.join(", ")))
+}
+
+/// The guard of tokens: in force, of this version, and there after the next boot. `installed` says whether its unit
+/// exists, `pinned` whether a guard of any version has pins.
+pub fn guard(state: &Result<Option<GuardState>, KernelError>, installed: bool, pinned: bool) -> Finding {
+    let check = "guard of tokens";
+    match state {
+        Err(error) => Finding::bad(check, FindingStatus::Unknown, chain(error), "run as root"),
+        Ok(Some(state)) => {
+            let refused: u64 = state.refused.iter().map(|(_, count)| count).sum();
+            let detail = format!("in force; {refused} refusals since it was loaded (`bpfman-hook guard status`)");
+            if installed {
+                return Finding::ok(check, detail);
+            }
+            let detail = format!("{detail}; no unit puts it in force at the next boot");
+            Finding::bad(
+                check,
+                FindingStatus::Warn,
+                detail,
+                "run `bpfman-hook install --guard`, or `bpfman-hook guard load` at boot",
+            )
+        }
+        Ok(None) if pinned => {
+            let detail =
+                "the guard in force is not this version's, so that delegations that load programs are judged without it";
+            Finding::bad(check, FindingStatus::Fail, detail, "run `bpfman-hook guard load`")
+        }
+        Ok(None) if installed => {
+            let detail = "not in force, although its unit is installed: delegations that load programs are judged without it";
+            Finding::bad(check, FindingStatus::Fail, detail, "run `bpfman-hook guard load`; it says what is missing")
+        }
+        Ok(None) => Finding::ok(check, "not installed"),
+    }
 }
 
 /// Checks a kernel feature.

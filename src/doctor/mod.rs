@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::cli::{ContainerdTargets, DoctorArgs, Format};
 use crate::commands::policy;
 use crate::image::examine_registries;
-use crate::kernel::{Feature, Kernel, Support};
+use crate::kernel::{Feature, Kernel, Support, guard};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::registries_file;
@@ -25,6 +25,7 @@ use crate::setup::check::effective;
 use crate::setup::containerd::examine as containerd;
 use crate::setup::containerd::install as containerd_install;
 use crate::setup::place::InstallRoot;
+use crate::setup::units::guard as guard_unit;
 use crate::setup::units::nri as nri_unit;
 use crate::store::{Store, StoreError};
 use crate::sys::error::chain;
@@ -59,7 +60,12 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
     let read = |path: &str| fs::read_to_string(path);
     let mut all = Findings(Feature::ALL.map(|feature| host::feature(kernel, feature)).into());
     if kernel.probe(Feature::Token) == Support::Yes {
-        all.push(host::token_reach(&token_reach::token_reach(kernel, &paths.token_reach())));
+        all.push(host::token_reach(&token_reach::token_reach(kernel, &paths.token_reach(), &paths.guard())));
+        all.push(host::guard(
+            &guard::state(&paths.guard()),
+            guard_unit::is_installed(&InstallRoot::at(host_root())),
+            guard::is_pinned(&paths.guard()),
+        ));
     }
     all.push(host::security_modules(read("/sys/kernel/security/lsm")));
     all.0.extend(confinement::apparmor(&read("/sys/kernel/security/lsm")));

@@ -19,6 +19,7 @@ pub mod features;
 mod fixup;
 #[cfg(test)]
 mod fuzz;
+pub mod guard;
 mod insn;
 pub mod inspect;
 mod kernel_function;
@@ -74,6 +75,7 @@ use crate::model::ids::{OwnerNo, PinName};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{PlannedLink, PlannedObject};
 use crate::model::police::{CountedCall, Police};
+use crate::model::reach::GuardedContainer;
 use crate::model::record::LinkRecord;
 
 /// Kernel ids of the loaded objects, in the order of the plan.
@@ -110,6 +112,16 @@ pub trait Kernel {
     /// Finds out what this kernel lets a program reach that is loaded with a BPF token. Takes some tenths of a second,
     /// without side effects.
     fn token_reach(&self) -> Probed;
+
+    /// Whether the guard of this version is in force; `directory` is [`crate::paths::Paths::guard`]. A few calls, without
+    /// side effects.
+    fn is_guarded(&self, directory: &Path) -> bool;
+
+    /// Has the guard in force bind a container's token to its cgroup, and grant it host scope if the policy does.
+    fn guard_token(&self, directory: &Path, container: &GuardedContainer) -> Result<(), KernelError>;
+
+    /// Undoes `guard_token`. If it was not done, this is a success; the result says whether it was.
+    fn forget_token(&self, directory: &Path, container: &GuardedContainer) -> Result<bool, KernelError>;
 
     /// Reads the declarations of an object. No system calls: pure parsing of untrusted input.
     fn describe(&self, object: &[u8]) -> Result<ObjectFacts, KernelError>;
@@ -172,6 +184,18 @@ impl Kernel for LinuxKernel {
 
     fn token_reach(&self) -> Probed {
         token_reach::probe()
+    }
+
+    fn is_guarded(&self, directory: &Path) -> bool {
+        guard::is_in_force(directory)
+    }
+
+    fn guard_token(&self, directory: &Path, container: &GuardedContainer) -> Result<(), KernelError> {
+        guard::bind(directory, container)
+    }
+
+    fn forget_token(&self, directory: &Path, container: &GuardedContainer) -> Result<bool, KernelError> {
+        guard::unbind(directory, container)
     }
 
     fn describe(&self, object: &[u8]) -> Result<ObjectFacts, KernelError> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::kernel::error::KernelError;
 use crate::model::ids::{OwnerNo, PinName};
+use crate::paths::GUARD;
 use crate::sys::{Errno, SysError, bpf, fsutil};
 
 /// What the kernel creates in every bpffs (CONFIG_BPF_PRELOAD, kernel/bpf/inode.c).
@@ -72,7 +73,7 @@ pub fn list(bpffs: &Path) -> Result<PinnedOwners, KernelError> {
     let mut found = PinnedOwners::default();
     for path in entries(bpffs)? {
         let name = path.file_name().and_then(|name| name.to_str());
-        if name.is_some_and(|name| PRELOADED.contains(&name)) {
+        if name.is_some_and(|name| PRELOADED.contains(&name) || name == GUARD) {
             continue;
         }
         match name.and_then(OwnerNo::from_directory) {

@@ -19,7 +19,7 @@ use crate::sys::Errno;
 use crate::sys::bpf::{self, ObjectKind};
 use crate::sys::token::trial::{self, Trial, TrialAnswer};
 
-mod programs;
+pub(super) mod programs;
 
 /// The program types that a token without CAP_PERFMON can load, with an attach type of each. A type that is listed
 /// twice has a function if either attach type has it.

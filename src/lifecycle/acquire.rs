@@ -28,7 +28,6 @@ use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
 use crate::model::proxy::ProxyRecord;
 use crate::model::proxy::profile;
 use crate::model::proxy::profile::ProxySockets;
-use crate::model::reach::ReachGuard;
 use crate::model::record::{
     BpffsRecord, CgroupRecord, ContainerOwner, Keeper, LinkRecord, LinkState, MapRecord, MapState, Owner, OwnerRecord, Phase,
     ProgramRecord, ProgramState, ShownMap,
@@ -115,7 +114,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let container = start.container;
         admit(&start.policy.policy, who, start.request)
             .and_then(|admission| {
-                admission.check_token_reach(|| token_reach(self.kernel, start.token_reach), ReachGuard::Absent)?;
+                admission.check_token_reach(|| token_reach(self.kernel, start.token_reach, &self.guard()))?;
                 Ok(admission)
             })
             .map_err(|refusal| self.refuse(container, refusal.into()))
@@ -153,6 +152,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 .as_ref()
                 .map(|bpffs| Box::new(BpffsRecord { path: bpffs.path.clone(), delegation: bpffs.delegation })),
             granted_by: Some(Box::new(admission.rule.place.clone())),
+            guarded: plan.bpffs.as_ref().and_then(|bpffs| bpffs.guarded),
             proxy: admission.proxy.clone().map(|grant| ProxyRecord { grant, network: facts.netns_cookie, objects: Vec::new() }),
             police: admission.rule.police.as_ref().map(|police| PoliceRecord { mode: police.mode, refused: Vec::new() }),
             ..self.container_owner(container)
@@ -197,8 +197,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 ProgramsRequest::Listed(entries) => entries.iter().any(|entry| user_probe(entry.attach.kind())),
             };
         let userns = admission.delegation.is_some();
+        let guarded = userns && self.kernel.is_guarded(&self.guard());
         let is_policed = admission.rule.police.is_some();
-        let cgroup = programs || cgroup_mounts || proxied.reaches_cgroups() || is_policed;
+        let cgroup = programs || cgroup_mounts || proxied.reaches_cgroups() || is_policed || guarded;
         let interfaces = programs || proxied.reaches_netns();
         let need = NeededFacts { network, interfaces, userns, cgroup, cgroup_mounts, root };
         let facts = self.host.facts(init, container, need)?;
@@ -235,6 +236,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             facts: &facts,
             objects: &objects,
             delegation: admission.delegation,
+            guarded,
             host_scope: admission.host_scope,
             limits: admission.limits,
             user: container.user,
@@ -318,6 +320,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         self.apply(init, record, &own)?;
         if let Some(bpffs) = &plan.bpffs {
             self.check_deadline()?;
+            if let Some(guarded) = &bpffs.guarded {
+                self.kernel.guard_token(&self.guard(), guarded)?;
+            }
             // Last, because it cannot be undone from outside the container: the kernel removes it with the container.
             self.host.mount_bpffs(init, container, &self.fs.join(record.no.directory()), bpffs)?;
         }

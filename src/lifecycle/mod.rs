@@ -7,6 +7,7 @@ mod attach;
 mod claim;
 pub mod error;
 mod failures;
+pub mod guard;
 pub mod health;
 pub mod host;
 pub mod linux_host;
@@ -28,11 +29,12 @@ pub mod token_reach;
 
 pub use error::{Cause, ReleaseErrors};
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::kernel::Kernel;
 use crate::lifecycle::host::Host;
 use crate::model::record::Actor;
+use crate::paths::GUARD;
 use crate::store::Store;
 
 /// The parts that every lifecycle call works with. It holds no state of its own; the state is in the store.
@@ -54,6 +56,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// This process, as records identify it.
     fn actor(&self) -> Actor {
         Actor { process: self.host.me(), deadline: self.deadline }
+    }
+
+    /// The pins of the guard.
+    fn guard(&self) -> PathBuf {
+        self.fs.join(GUARD)
     }
 
     /// Fails once the deadline has passed, early enough that the changes made can still be undone.

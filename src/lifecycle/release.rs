@@ -194,6 +194,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             errors.collect(self.kernel.unpin(&directory, pin));
         }
         errors.collect(self.kernel.remove_directory(&directory));
+        if let Owner::Container(ContainerOwner { guarded: Some(guarded), .. }) = &record.owner {
+            errors.collect(self.kernel.forget_token(&self.guard(), guarded));
+        }
         errors
     }
 
@@ -277,7 +280,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             return Ok(());
         }
         let Owner::Container(container) = &record.owner else { return Ok(()) };
-        let container = ContainerOwner { bpffs: None, police: None, holds: Vec::new(), ..container.clone() };
+        let container = ContainerOwner { bpffs: None, police: None, guarded: None, holds: Vec::new(), ..container.clone() };
         let failed = OwnerRecord {
             changed: self.host.now(),
             images: record.images.clone(),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::kernel::{Kernel, LinuxKernel};
 use crate::model::reach::TokenReach;
+use crate::paths::Paths;
 use crate::sys::caps::{self, Capability};
 use crate::sys::error::chain;
 use crate::sys::fsutil::{TrustedRoot, ensure_directory, write_atomically};
@@ -13,11 +14,15 @@ use crate::sys::{clock, machine};
 /// Maximum size of the file in bytes; it usually has about 5 kB.
 const MAX: usize = 64 << 10;
 
-/// The token reach: from the file, or from probes. The result of the probes is written to the file if it describes the
-/// bare kernel. `file` is [`crate::paths::Paths::token_reach`].
+/// The token reach: that of the guard if it is in force, else from the file, or from probes. The result of the probes is
+/// written to the file if it describes the bare kernel. `file` is [`crate::paths::Paths::token_reach`], `guard` is
+/// [`crate::paths::Paths::guard`].
 ///
 /// A write error is only logged: the next process probes again.
-pub fn token_reach(kernel: &impl Kernel, file: &Path) -> TokenReach {
+pub fn token_reach(kernel: &impl Kernel, file: &Path, guard: &Path) -> TokenReach {
+    if kernel.is_guarded(guard) {
+        return TokenReach { guarded: true, ..TokenReach::default() };
+    }
     if let Some(reach) = kept(file) {
         return reach;
     }
@@ -47,11 +52,11 @@ pub fn kept(file: &Path) -> Option<TokenReach> {
 }
 
 /// What a token reaches on this kernel, for a command: the result kept for this boot, else that of the probes, which
-/// need root. None for other users if no result is kept.
-pub fn known(file: &Path) -> Option<TokenReach> {
+/// need root. None for other users if no result is kept. Only root sees whether the guard is in force.
+pub fn known(paths: &Paths) -> Option<TokenReach> {
     match caps::has(Capability::CAP_SYS_ADMIN) {
-        true => Some(token_reach(&LinuxKernel, file)),
-        false => kept(file),
+        true => Some(token_reach(&LinuxKernel, &paths.token_reach(), &paths.guard())),
+        false => kept(&paths.token_reach()),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::{Category, Delegation, DelegationRequest, Preset};
 use crate::model::policy::{ContainerFacts, ContainerLimits, ContainerRule, ImageRule, Policy, Refusal};
 use crate::model::proxy::ProxyGrant;
-use crate::model::reach::{ReachGuard, TokenReach};
+use crate::model::reach::TokenReach;
 use crate::model::reference::Reference;
 use crate::model::text::listed;
 
@@ -300,10 +300,10 @@ fn within(
 }
 
 /// The name of the largest preset within a delegation that stays in the container on this kernel; `maps` always does.
-fn smaller(reach: &TokenReach, delegation: &Delegation, guard: ReachGuard) -> &'static str {
+fn smaller(reach: &TokenReach, delegation: &Delegation) -> &'static str {
     let fits = |preset: Preset| {
         let part = preset.delegation();
-        delegation.contains(&part) && part.host_scope().is_empty() && reach.delegation_beyond(&part, guard).is_none()
+        delegation.contains(&part) && part.host_scope().is_empty() && reach.delegation_beyond(&part).is_none()
     };
     let found = Preset::ALL.into_iter().rev().find(|(preset, _)| preset.delegation().loads_programs() && fits(*preset));
     found.map_or("maps", |(_, word)| word)
@@ -361,13 +361,13 @@ impl<'a> Admission<'a> {
     ///
     /// # Errors
     /// [`Refusal::TokenReach`] with what is reached, through which function, and the preset that would be allowed.
-    pub fn check_token_reach(&self, reach: impl FnOnce() -> TokenReach, guard: ReachGuard) -> Result<(), Refusal> {
+    pub fn check_token_reach(&self, reach: impl FnOnce() -> TokenReach) -> Result<(), Refusal> {
         let Some(delegation) = self.delegation.filter(|_| self.needs_token_reach()) else { return Ok(()) };
         let reach = reach();
-        match reach.delegation_beyond(&delegation, guard) {
+        match reach.delegation_beyond(&delegation) {
             None => Ok(()),
             Some(beyond) => Err(Refusal::TokenReach {
-                smaller: smaller(&reach, &delegation, guard),
+                smaller: smaller(&reach, &delegation),
                 beyond: beyond.to_string(),
                 rule: self.rule.place.to_string(),
             }),

@@ -14,7 +14,7 @@ use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::{Category, Delegation};
 use crate::model::policy::{ContainerFacts, ContainerLimits, ImageRule, Policy, Signer};
-use crate::model::reach::{ReachGuard, TokenReach};
+use crate::model::reach::TokenReach;
 
 /// The whole explanation. Its JSON form is stable: keys are added but never renamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -162,7 +162,7 @@ impl Explanation {
         explanation.grant = admission.grant;
         explanation.refused.extend(refusals.iter().map(ToString::to_string));
         if let Some(reach) = &reach
-            && let Err(refusal) = admission.check_token_reach(|| reach.clone(), ReachGuard::Absent)
+            && let Err(refusal) = admission.check_token_reach(|| reach.clone())
         {
             explanation.refused.push(refusal.to_string());
         }
@@ -219,7 +219,7 @@ fn token_scope(delegation: &Delegation, reach: Option<&TokenReach>) -> String {
     }
     match reach {
         None => "not known yet: run this as root, or `bpfman-hook doctor`".to_owned(),
-        Some(reach) => match reach.delegation_beyond(delegation, ReachGuard::Absent) {
+        Some(reach) => match reach.delegation_beyond(delegation) {
             Some(beyond) => format!("host: {beyond}"),
             None => "container, on this kernel".to_owned(),
         },

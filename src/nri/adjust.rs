@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
+use crate::kernel::guard;
 use crate::lifecycle::token_reach;
 use crate::model::admission::{admit, on_failure};
 use crate::model::annotations::{OnFailure, PREFIX, Request};
@@ -13,7 +14,7 @@ use crate::model::ids::{IdError, Pid};
 use crate::model::metrics_table::Reason;
 use crate::model::missed::{Missed, RefusedContainer};
 use crate::model::policy::{ContainerFacts, Engine, Policy};
-use crate::model::reach::ReachGuard;
+use crate::model::reach::TokenReach;
 use crate::nri::api::{
     Container, ContainerAdjustment, CreateContainerRequest, Hook, Hooks, LinuxContainerAdjustment, LinuxNamespace, OptionalInt,
     PodSandbox,
@@ -176,10 +177,14 @@ pub fn adjust(
     };
     let policy = policy.map_err(|sentence| AdjustmentRefusal { reason: Reason::Input, sentence: sentence.to_owned() })?;
     // If this kernel's token reach is not known yet, the hook probes it; there is no time for that here.
-    let kept = || token_reach::kept(&invocation.paths().token_reach());
+    let kept = || {
+        let paths = invocation.paths();
+        let guarded = guard::is_in_force(&paths.guard());
+        if guarded { Some(TokenReach { guarded, ..TokenReach::default() }) } else { token_reach::kept(&paths.token_reach()) }
+    };
     let judged = admit(policy, &facts, &asked).and_then(|admission| {
         if let Some(reach) = admission.needs_token_reach().then(kept).flatten() {
-            admission.check_token_reach(|| reach, ReachGuard::Absent)?;
+            admission.check_token_reach(|| reach)?;
         }
         Ok(admission.proxy)
     });

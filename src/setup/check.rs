@@ -18,6 +18,7 @@ use crate::setup::hooks_dir::{HooksDir, below};
 use crate::setup::kubelet_profile;
 use crate::setup::place::{InstallRoot, asked};
 use crate::setup::units::gc;
+use crate::setup::units::guard;
 use crate::setup::units::metrics;
 use crate::setup::units::nri;
 use crate::setup::units::proxy;
@@ -44,11 +45,16 @@ pub fn check(targets: &InstallTargets, root: Option<&Path>) -> Findings {
         if targets.proxy.proxy || proxy::is_installed(&place) {
             units.extend(proxy::pieces(&place).map(|(path, text)| ("proxy unit", path, text)));
         }
+        if targets.guard.guard || guard::is_installed(&place) {
+            let bounded = targets.guard.guard_bounded || guard::is_bounded(&place);
+            units.extend(guard::pieces(&place, bounded).map(|(path, text)| ("guard unit", path, text)));
+        }
     }
     for (name, path, text) in units {
         let again = match name {
             "service unit" => "run `bpfman-hook install --service`",
             "proxy unit" => "run `bpfman-hook install --proxy`",
+            "guard unit" => "run `bpfman-hook install --guard`",
             _ => &again,
         };
         findings.push(exact_file(name, &place.staged(&path), &text, again));

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::image::UnusableSigner;
+use crate::kernel::KernelError;
+use crate::kernel::guard::GuardError;
 use crate::lifecycle::policy_files::PolicyFilesError;
 use crate::setup::containerd::error::ContainerdError;
 use crate::setup::hooks_dir::HooksDirError;
@@ -43,6 +45,12 @@ pub enum InstallError {
     /// Our bpffs could not be mounted.
     #[error("mount the bpffs for our pins")]
     Mount(#[from] MountError),
+    /// The guard could not be put in force.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// The guard could not be ended.
+    #[error("end the guard")]
+    Unload(#[from] KernelError),
     /// A program of systemd failed.
     #[error("run {command}: it exited with {outcome}")]
     Run {

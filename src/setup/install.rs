@@ -22,7 +22,7 @@ use crate::setup::hooks_dir::HooksDir;
 use crate::setup::kubelet_profile;
 use crate::setup::place::{InstallRoot, asked};
 use crate::setup::steps::Installer;
-use crate::setup::units::{gc, metrics, nri, proxy, service};
+use crate::setup::units::{gc, guard, metrics, nri, proxy, service};
 use crate::setup::{policy_dir, registries_dir};
 
 /// `install`: performs or checks the installation, and prints the steps. Exit status 1 if something is missing or
@@ -115,6 +115,11 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
         proxy::install(place, work)?;
         kubelet_profile::install(&targets.proxy, place, work)?;
     }
+    // An installed guard is replaced by this version's: another one does not count.
+    if targets.guard.guard || guard::is_installed(place) {
+        let bounded = if targets.guard.guard { targets.guard.guard_bounded } else { guard::is_bounded(place) };
+        guard::install(bounded, place, work)?;
+    }
     if targets.nri.nri {
         nri::install(place, work)?;
     }
@@ -133,6 +138,7 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
 fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let (containerd, service) = (targets.containerd.containerd, targets.service.service);
     let (nri, metrics, proxied) = (targets.nri.nri, targets.metrics.metrics, targets.proxy.proxy);
+    let guarded = targets.guard.guard;
     let all = !(targets.podman || targets.crio || targets.names_more());
     let mut left = place.installed_for();
     left.0.retain(|engine| !all && !asked(targets).contains(engine));
@@ -154,11 +160,15 @@ fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer
         proxy::uninstall(place, work)?;
         kubelet_profile::uninstall(&targets.proxy, place, work)?;
     }
+    if all || guarded {
+        guard::uninstall(place, work)?;
+    }
     let others = !all
         && (!containerd && containerd::is_installed(targets, place)?
             || !service && service::is_installed(place)
             || !nri && nri::is_installed(place)
             || !proxied && proxy::is_installed(place)
+            || !guarded && guard::is_installed(place)
             || !metrics && metrics::is_installed(place));
     if !left.0.contains(&Engine::Podman) {
         work.remove(Path::new(PODMAN_DROP_IN))?;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
-use crate::paths::Paths;
+use crate::paths::{GUARD, Paths};
 use crate::setup::error::InstallError;
 use crate::setup::hook_files::MOUNT_UNIT;
 use crate::setup::place::InstallRoot;
@@ -177,7 +177,8 @@ impl<'a> Installer<'a> {
 /// True if an owner has a directory. The kernel creates the files `maps.debug` and `progs.debug` (CONFIG_BPF_PRELOAD).
 pub(super) fn has_owners(fs_root: &Path) -> bool {
     let Ok(mut entries) = fs::read_dir(fs_root) else { return false };
-    entries.any(|entry| entry.is_ok_and(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())))
+    entries
+        .any(|entry| entry.is_ok_and(|entry| entry.file_name() != GUARD && entry.file_type().is_ok_and(|kind| kind.is_dir())))
 }
 
 /// `mkdir -p` with the mode that hook directories need, whatever the umask.

@@ -9,6 +9,7 @@ mod caps;
 mod child;
 mod container;
 mod fetch;
+mod guard;
 #[path = "../support/helper_process.rs"]
 mod helper_process;
 mod host;

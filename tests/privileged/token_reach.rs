@@ -6,7 +6,7 @@ use std::fs;
 use bpfman_hook::kernel::{Feature, Kernel, LinuxKernel, Support};
 use bpfman_hook::lifecycle::token_reach::{kept, token_reach};
 use bpfman_hook::model::delegation::{Category, Preset};
-use bpfman_hook::model::reach::{MemoryRead, ReachGuard, TokenReach, TypeAnswer};
+use bpfman_hook::model::reach::{MemoryRead, TokenReach, TypeAnswer};
 use bpfman_hook::sys::machine::kernel_release;
 
 /// Types that cannot see sockets of another network namespace.
@@ -73,7 +73,7 @@ fn the_scope_of_each_type_is_what_was_measured() {
     assert_eq!(stayed, [0; 0], "no program is left");
     let reach = probed.reach;
 
-    let scope = |name: &str| reach.type_beyond(Category::Progs.value(name).unwrap(), ReachGuard::Absent);
+    let scope = |name: &str| reach.type_beyond(Category::Progs.value(name).unwrap());
     for name in ["kprobe", "tracepoint", "perf_event", "raw_tracepoint", "tracing", "struct_ops", "ext", "lsm", "lirc_mode2"] {
         assert!(scope(name).is_some(), "{name} needs CAP_PERFMON");
     }
@@ -112,7 +112,7 @@ fn the_scope_of_each_type_is_what_was_measured() {
         }
         other => println!("skipped: nothing was measured on Linux {other:?}"),
     }
-    let maps = reach.delegation_beyond(&Preset::Maps.delegation(), ReachGuard::Absent);
+    let maps = reach.delegation_beyond(&Preset::Maps.delegation());
     assert_eq!(maps, None, "maps loads no program");
 }
 
@@ -125,15 +125,16 @@ fn the_verdict_is_determined_once_per_boot() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let file = directory.path().join("token-reach.json");
-    let first = token_reach(&LinuxKernel, &file);
+    let no_guard = file.with_file_name("guard");
+    let first = token_reach(&LinuxKernel, &file, &no_guard);
     assert_eq!(kept(&file), Some(first.clone()));
     // The stored verdict is trusted: the next call returns another one that root has written.
     let text = fs::read_to_string(&file).unwrap();
     let other = text.replacen("bpf_iter_task_new", "bpf_iter_css_new", 1);
     assert_ne!(text, other);
     fs::write(&file, &other).unwrap();
-    assert_ne!(token_reach(&LinuxKernel, &file), first);
+    assert_ne!(token_reach(&LinuxKernel, &file, &no_guard), first);
     fs::write(&file, "not JSON").unwrap();
-    assert_eq!(token_reach(&LinuxKernel, &file), first);
+    assert_eq!(token_reach(&LinuxKernel, &file, &no_guard), first);
     assert_eq!(kept(&file), Some(first), "and it is kept anew");
 }

@@ -163,6 +163,21 @@ impl Kernel for FakeKernel<'_> {
         Probed { reach: self.reach.clone(), bare: false }
     }
 
+    fn is_guarded(&self, _: &Path) -> bool {
+        self.reach.guarded
+    }
+
+    fn guard_token(&self, directory: &Path, container: &GuardedContainer) -> Result<(), KernelError> {
+        self.effects.effect("guard token", || {
+            fs::create_dir_all(directory).expect("make the guard's directory");
+            fs::write(directory.join(container.userns.to_string()), container.cgroup.to_string()).expect("bind a token");
+        })
+    }
+
+    fn forget_token(&self, directory: &Path, container: &GuardedContainer) -> Result<bool, KernelError> {
+        self.effects.effect("forget token", || fs::remove_file(directory.join(container.userns.to_string())).is_ok())
+    }
+
     fn describe(&self, _: &[u8]) -> Result<ObjectFacts, KernelError> {
         Ok(self.object.clone())
     }

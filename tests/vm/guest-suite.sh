@@ -19,6 +19,8 @@ mount --bind /host/docs "$root/docs"
 if [ "$kernel" = without-lsm ]; then
 	./privileged --test-threads=1 --nocapture an_lsm_program_refuses >/tmp/said 2>&1 || { cat /tmp/said; exit 1; }
 	grep 'refused as it should be: .*boot with lsm=' /tmp/said || { echo "nothing was refused" >&2; exit 1; }
+	! /host/bpfman-hook guard load 2>/tmp/said || { echo "the guard is in force, and nobody calls it" >&2; exit 1; }
+	grep 'put the guard in force: judge what is loaded with a token: .*boot with lsm=' /tmp/said || { cat /tmp/said; exit 1; }
 	exit 0
 fi
 
@@ -28,11 +30,11 @@ printf '#!/bin/sh\nexec /host/bpftool/ld-linux-x86-64.so.2 --library-path /host/
 chmod 755 /usr/bin/bpftool
 
 status=0
-./privileged --test-threads=1 --nocapture built_in:: police:: probes:: token_matrix:: token_reach:: tcx_programs classifiers tracing_programs an_xdp_and >/tmp/said 2>&1 || status=$?
+./privileged --test-threads=1 --nocapture built_in:: guard:: police:: probes:: token_matrix:: token_reach:: tcx_programs classifiers tracing_programs an_xdp_and >/tmp/said 2>&1 || status=$?
 cat /tmp/said
 [ "$status" = 0 ] || exit "$status"
 ran=$(sed -n 's/^test result: ok. \([0-9]*\) passed.*/\1/p' /tmp/said)
-[ "$ran" -ge 20 ] || { echo "only $ran tests ran" >&2; exit 1; }
+[ "$ran" -ge 23 ] || { echo "only $ran tests ran" >&2; exit 1; }
 if grep 'refused as it should be' /tmp/said; then
 	echo "Linux $kernel has all of this, and something was refused" >&2
 	exit 1
@@ -44,6 +46,14 @@ case $kernel in
 	;;
 *) ! grep 'skipped: ' /tmp/said || { echo "Linux $kernel has tcx and tokens" >&2; exit 1; } ;;
 esac
+
+# The guard, by the command line.
+if [ "$kernel" = 6.1 ]; then
+	! "$program" guard load 2>/tmp/said || { echo "Linux 6.1 has no tokens to guard" >&2; exit 1; }
+	grep 'this kernel has no BPF tokens, which came with Linux 6.9' /tmp/said || { cat /tmp/said; exit 1; }
+else
+	sh guest-guard.sh "$program"
+fi
 
 ./service --test-threads=1 --nocapture places::every >/tmp/said 2>&1 || status=$?
 cat /tmp/said

@@ -23,7 +23,7 @@ trap 'rm -rf "$stage"' EXIT
 mkdir "$stage/bpf" "$stage/bpftool" "$stage/docs"
 cp "$root"/tests/bpf/*.bpf.o "$stage/bpf/"
 cp "$root/docs/tokens.md" "$stage/docs/"
-cp "$here/guest-suite.sh" "$stage/"
+cp "$here/guest-suite.sh" "$here/guest-guard.sh" "$stage/"
 # Without their debug information, which a guest would read through a slow file system.
 objcopy --strip-debug "$privileged" "$stage/privileged"
 objcopy --strip-debug "$service" "$stage/service"

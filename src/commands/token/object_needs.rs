@@ -12,7 +12,7 @@ use crate::cli::{Format, TokenExplainArgs};
 use crate::kernel::{KERNEL_BTF, object_use};
 use crate::lifecycle::token_reach::known;
 use crate::model::delegation::{Delegation, NeededCapability, NeededName, ObjectLoader, ObjectUse, Spelling, TokenNeeds};
-use crate::model::reach::{ReachGuard, TokenReach};
+use crate::model::reach::TokenReach;
 use crate::model::text::listed;
 use crate::output::error::CommandError;
 use crate::output::format::json;
@@ -44,7 +44,7 @@ const MAX_OBJECT: u64 = 16 << 20;
 pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> Result<ExitCode, CommandError> {
     let objects = args.objects.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
     let needs = TokenNeeds::of(&objects, args.loader);
-    let host_scope = host_scope(&needs.delegation, || known(&paths.token_reach()));
+    let host_scope = host_scope(&needs.delegation, || known(paths));
     if let Some(spelling) = args.spelling {
         // Beside the output, which is to be pasted.
         for problem in &needs.problems {
@@ -86,7 +86,7 @@ pub fn host_scope(delegation: &Delegation, reach: impl FnOnce() -> Option<TokenR
         return None;
     }
     match reach() {
-        Some(reach) => reach.delegation_beyond(delegation, ReachGuard::Absent).map(|beyond| beyond.to_string()),
+        Some(reach) => reach.delegation_beyond(delegation).map(|beyond| beyond.to_string()),
         None => Some("what programs reach on this kernel is not known yet: run this as root once per boot".to_owned()),
     }
 }

@@ -68,7 +68,7 @@ pub fn profile(paths: &Paths, args: &TokenProfileArgs) -> Result<ExitCode, Comma
         return Err(CommandError::bad_input("record a command: --via proxy is written --as annotations or --as policy"));
     }
     let Recorded { recording, left_out, status } = proxy::record(&args.command)?;
-    let profile = made(&recording, left_out, || known(&paths.token_reach()));
+    let profile = made(&recording, left_out, || known(paths));
     let text = match (spelling, args.format.output) {
         (Some((spelling, way)), _) => profile.written(spelling, way),
         (None, Format::Json) => json(&profile),

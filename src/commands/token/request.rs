@@ -11,7 +11,7 @@ use crate::commands::token_names::{DelegatedName, delegated_names, names_table};
 use crate::lifecycle::token_reach;
 use crate::model::annotations::{BpffsRequest, Request};
 use crate::model::delegation::{Category, Delegation, Spelling};
-use crate::model::reach::{ReachGuard, TokenReach};
+use crate::model::reach::TokenReach;
 use crate::model::text::quoted;
 use crate::output::error::CommandError;
 use crate::output::format::json;
@@ -34,8 +34,8 @@ struct ExplainedRequest {
 /// Explains the request of the command line.
 pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> Result<ExitCode, CommandError> {
     let (path, delegation, any) = parse(&args.request).map_err(CommandError::of_input)?;
-    let reach = token_reach::known(&paths.token_reach());
-    let beyond = |reach: &TokenReach| reach.delegation_beyond(&delegation, ReachGuard::Absent).is_some();
+    let reach = token_reach::known(paths);
+    let beyond = |reach: &TokenReach| reach.delegation_beyond(&delegation).is_some();
     let host = !delegation.host_scope().is_empty() || reach.as_ref().is_none_or(beyond);
     if let Some(spelling) = args.spelling {
         return print(&spelling.write(&delegation, host));

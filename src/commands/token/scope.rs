@@ -11,7 +11,7 @@ use crate::kernel::{Feature, Kernel, LinuxKernel, Support};
 use crate::lifecycle::token_reach;
 use crate::model::attach_point::Scope;
 use crate::model::delegation::Category;
-use crate::model::reach::{ReachGuard, TokenReach};
+use crate::model::reach::TokenReach;
 use crate::output::error::CommandError;
 use crate::output::format::json;
 use crate::output::print;
@@ -46,7 +46,7 @@ pub fn print_scope(paths: &Paths, format: Format) -> Result<ExitCode, CommandErr
     if LinuxKernel.probe(Feature::Token) == Support::No("BPF_TOKEN_CREATE is not known".to_owned()) {
         return Err(CommandError::new("explain the scope: this kernel has no BPF tokens; use Linux 6.9 or newer"));
     }
-    let Some(reach) = token_reach::known(&paths.token_reach()) else {
+    let Some(reach) = token_reach::known(paths) else {
         let problem = "what a token reaches on this kernel is not known yet; run this as root once per boot";
         return Err(CommandError::new(format!("explain the scope: {problem}")));
     };
@@ -60,7 +60,7 @@ pub fn print_scope(paths: &Paths, format: Format) -> Result<ExitCode, CommandErr
 fn table(reach: &TokenReach) -> ScopeTable {
     let rows = (1..64).filter_map(|at| Some((at, Category::Progs.name(at)?)));
     let row = |(at, name)| {
-        let beyond = reach.type_beyond(at, ReachGuard::Absent);
+        let beyond = reach.type_beyond(at);
         let scope = if beyond.is_some() { Scope::Host } else { Scope::Container };
         let because = match Category::Progs.value(name) {
             Err(never) => Some(never.to_string()),

@@ -27,6 +27,7 @@ pub use submitted::{
     FunctionTypes, GrantedKfuncs, ReviewedProgram, SubmittedRefusal, TagsError, kernel_symbol, review_functions,
     review_submitted,
 };
+pub(in crate::kernel) use tags::REVIEWED as REVIEWED_TAGS;
 
 use crate::kernel::btf::{BtfKind, Type};
 use crate::kernel::core_relo::POISON;

@@ -7,7 +7,7 @@ use crate::kernel::review::{Broken, Objection};
 /// The prefix of argument tags (kernel/bpf/btf.c, `btf_prepare_func_args`).
 const ARGUMENT: &[u8] = b"arg:";
 /// Tags that only restrict the pointers that a caller may pass.
-const REVIEWED: [&[u8]; 3] = [b"arg:ctx", b"arg:nonnull", b"arg:nullable"];
+pub(in crate::kernel) const REVIEWED: [&[u8]; 3] = [b"arg:ctx", b"arg:nonnull", b"arg:nullable"];
 
 /// How many bytes of a tag a refusal shows.
 const LONGEST: usize = 32;

@@ -25,23 +25,23 @@ const DYNPTR_FROM_MEM: i32 = 197;
 const ADDRESS: i32 = 4096;
 
 /// `r0 = 1; exit`: a return value that every type allows.
-pub(super) fn smallest() -> Trial {
+pub(in crate::kernel) fn smallest() -> Trial {
     program(vec![insn(MOV_IMM, 0, 0, 0, 1), exit()])
 }
 
 /// `call helper; r0 = 1; exit`
-pub(super) fn call_helper(number: u32) -> Trial {
+pub(in crate::kernel) fn call_helper(number: u32) -> Trial {
     program(vec![insn(CALL, 0, HELPER, 0, number.cast_signed()), insn(MOV_IMM, 0, 0, 0, 1), exit()])
 }
 
 /// `call kfunc; r0 = 1; exit`
-pub(super) fn call_kfunc(id: u32) -> Trial {
+pub(in crate::kernel) fn call_kfunc(id: u32) -> Trial {
     program(vec![insn(CALL, 0, KFUNC, 0, id.cast_signed()), insn(MOV_IMM, 0, 0, 0, 1), exit()])
 }
 
 /// A pointer made from a number by bpf_rdonly_cast, to a structure of the kernel's BTF or, with 0, to bytes, and a load
 /// through it.
-pub(super) fn rdonly_cast(id: u32, structure: u32) -> Trial {
+pub(in crate::kernel) fn rdonly_cast(id: u32, structure: u32) -> Trial {
     program(vec![
         insn(MOV_IMM, 1, 0, 0, ADDRESS),
         insn(MOV_IMM, 2, 0, 0, structure.cast_signed()),
@@ -53,7 +53,7 @@ pub(super) fn rdonly_cast(id: u32, structure: u32) -> Trial {
 }
 
 /// A dynptr over a map's value and, given a kfunc's id, a copy from a number into it.
-pub(super) fn probe_read_dynptr(id: Option<u32>) -> Trial {
+pub(in crate::kernel) fn probe_read_dynptr(id: Option<u32>) -> Trial {
     let mut instructions = vec![
         // The key, on the stack.
         insn(STORE_IMM_U32, 10, 0, -4, 0),
@@ -89,7 +89,7 @@ pub(super) fn probe_read_dynptr(id: Option<u32>) -> Trial {
 
 /// A number passed to a global function: as a pointer with the tag `arg:untrusted`, through which it loads, or as a
 /// plain number.
-pub(super) fn global_function(untrusted: bool) -> Trial {
+pub(in crate::kernel) fn global_function(untrusted: bool) -> Trial {
     let body = if untrusted { insn(LOAD_U64, 0, 1, 0, 0) } else { insn(MOV_REG, 0, 1, 0, 0) };
     let instructions = vec![
         insn(MOV_IMM, 1, 0, 0, ADDRESS),
@@ -103,6 +103,12 @@ pub(super) fn global_function(untrusted: bool) -> Trial {
     Trial { btf: Some(btf), functions: vec![[0, MAIN], [4, FUNCTION]], ..program(instructions) }
 }
 
+/// The smallest program with the BTF of [`global_function`], whose tag belongs to a function that the program does not
+/// have. The verifier accepts it.
+pub(in crate::kernel) fn tagged() -> Trial {
+    Trial { btf: Some(UNTRUSTED), functions: vec![[0, MAIN]], ..smallest() }
+}
+
 /// Indices into [`btfs`].
 const UNTRUSTED: usize = 0;
 const PLAIN: usize = 1;
@@ -112,7 +118,7 @@ const MAIN: u32 = 4;
 const FUNCTION: u32 = 6;
 
 /// The types of [`global_function`], tagged and plain.
-pub(super) fn btfs() -> Vec<Vec<u8>> {
+pub(in crate::kernel) fn btfs() -> Vec<Vec<u8>> {
     vec![types(true), types(false)]
 }
 

@@ -1,7 +1,6 @@
 //! The verdict from synthetic answers; tests/privileged/token_reach.rs uses the kernel's.
 
 use super::*;
-use crate::model::reach::ReachGuard;
 
 const SOCKET_FILTER: u32 = 1;
 const XDP: u32 = 6;
@@ -38,7 +37,7 @@ fn a_kernel_that_offers_nothing_allows_container_scope() {
     assert_eq!((reach.undecided.clone(), reach.memory.clone()), (Vec::new(), Vec::new()));
     assert!(reach.keep("boot", "kernel").is_some());
     for (program_type, _) in TYPES {
-        assert_eq!(reach.type_beyond(program_type, ReachGuard::Absent), None, "{program_type}");
+        assert_eq!(reach.type_beyond(program_type), None, "{program_type}");
     }
 }
 
@@ -77,7 +76,7 @@ fn a_load_that_fails_before_the_verifier_runs_is_undecided() {
             assert!(!reach.undecided.is_empty(), "{what} {answer:?}");
             assert!(reach.undecided[0].contains(what), "{:?}", reach.undecided);
             assert_eq!(reach.keep("boot", "kernel"), None, "{what}");
-            assert!(reach.type_beyond(XDP, ReachGuard::Absent).is_some(), "{what}: every type is host scope");
+            assert!(reach.type_beyond(XDP).is_some(), "{what}: every type is host scope");
         }
     }
 }
@@ -106,7 +105,7 @@ fn a_missing_type_is_distinguished_from_a_refused_one() {
     };
     let absent = control(refused(Errno::INVAL, ""));
     assert_eq!((&absent.types[&XDP], absent.undecided.len()), (&TypeAnswer::Absent, 0));
-    assert!(absent.type_beyond(XDP, ReachGuard::Absent).is_some() && absent.keep("boot", "kernel").is_some());
+    assert!(absent.type_beyond(XDP).is_some() && absent.keep("boot", "kernel").is_some());
     assert_eq!(control(refused(Errno::PERM, "")).undecided.len(), 1);
 }
 

@@ -287,7 +287,7 @@ fn a_delegation_that_reaches_beyond_the_container_needs_host_scope() {
             asked.set(true);
             reach.clone()
         };
-        let sentence = admission.check_token_reach(found, ReachGuard::Absent).map_err(|refusal| refusal.to_string());
+        let sentence = admission.check_token_reach(found).map_err(|refusal| refusal.to_string());
         assert_eq!(asked.get(), admission.needs_token_reach(), "{annotations:?}");
         match (sentence, refused) {
             (Ok(()), None) => {}

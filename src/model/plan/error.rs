@@ -287,6 +287,14 @@ pub enum PlanError {
         /// Where it is.
         why: String,
     },
+    /// Host scope that the guard cannot bind to the container.
+    #[error(
+        "delegate: the guard grants host scope only to a container with a user namespace and a v2 cgroup of its own: {why}; give it both, or end the guard (bpfman-hook guard unload)"
+    )]
+    GuardedHostScope {
+        /// What is not its own.
+        why: String,
+    },
     /// Networking types delegated to a container that uses a foreign network.
     #[error(
         "delegate: networking types would reach a network that is not the container's own: {why}; this requires host-scope = true in the policy"

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use crate::model::annotations::{BpffsRequest, KeyScope, MapAccess, ProgramsRequest};
 use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, Scope};
 use crate::model::bytecode::Bytecode;
-use crate::model::facts::{NetnsFact, UsernsFact};
+use crate::model::facts::{CgroupFact, NetnsFact, UsernsFact};
 use crate::model::ids::PinName;
 use crate::model::object::{MapFacts, ObjectFacts, ProgramFacts};
 use crate::model::plan::{
     Inputs, ObjectInput, OwnerPlan, Plan, PlanError, PlannedBpffs, PlannedLink, PlannedMap, PlannedObject, PlannedProgram,
     attach, globals,
 };
+use crate::model::reach::GuardedContainer;
 use crate::model::record::{ImageRecord, Keeper};
 use crate::model::reference::Reference;
 use crate::model::text::list;
@@ -335,6 +336,7 @@ fn bpffs(inputs: &Inputs<'_>, container: &OwnerPlan) -> Result<Option<PlannedBpf
             return Err(PlanError::CgroupsVisible { why });
         }
     }
+    let guarded = guarded(inputs)?;
     let shown = shown_maps(inputs)?;
     let mut maps = Vec::new();
     for ((object, name), (file_name, access)) in &shown {
@@ -344,5 +346,21 @@ fn bpffs(inputs: &Inputs<'_>, container: &OwnerPlan) -> Result<Option<PlannedBpf
             maps.push((map.pin.clone(), (*file_name).to_owned(), *access));
         }
     }
-    Ok(Some(PlannedBpffs { path, delegation: inputs.delegation, maps, user: inputs.user }))
+    Ok(Some(PlannedBpffs { path, delegation: inputs.delegation, guarded, maps, user: inputs.user }))
+}
+
+/// How the guard binds the token: to a cgroup, if the container has one and a user namespace of its own. Otherwise it is
+/// bound to the user namespace alone, which the guard does for every token; then no host scope can be granted, because the
+/// inode of a user namespace is used again after its end.
+fn guarded(inputs: &Inputs<'_>) -> Result<Option<GuardedContainer>, PlanError> {
+    let (true, Some(delegation)) = (inputs.guarded, &inputs.delegation) else { return Ok(None) };
+    let facts = inputs.facts;
+    let why = match (&facts.userns, &facts.cgroup, u32::try_from(facts.user.inode)) {
+        (UsernsFact::Own, Some(CgroupFact::Own { id, .. }), Ok(userns)) => {
+            return Ok(Some(GuardedContainer { userns, cgroup: *id, host_scope: inputs.host_scope }));
+        }
+        (UsernsFact::Own, ..) => attach::foreign_cgroup(facts).unwrap_or_else(|| "its cgroup is not known".to_owned()),
+        _ => "its user namespace is not its own".to_owned(),
+    };
+    if delegation.host_scope().is_empty() { Ok(None) } else { Err(PlanError::GuardedHostScope { why }) }
 }

@@ -27,6 +27,7 @@ use crate::model::facts::Facts;
 use crate::model::ids::{ContainerId, PinName};
 use crate::model::object::ObjectFacts;
 use crate::model::policy::ContainerLimits;
+use crate::model::reach::GuardedContainer;
 use crate::model::record::{ImageRecord, Keeper};
 
 /// Everything that a plan is based on.
@@ -42,6 +43,8 @@ pub struct Inputs<'a> {
     pub objects: &'a [ObjectInput],
     /// The delegation that the policy allows; None if the request needs no token.
     pub delegation: Option<Delegation>,
+    /// True if the guard of tokens is in force.
+    pub guarded: bool,
     /// True if the container rule allows host scope; the image rule must allow it too.
     pub host_scope: bool,
     /// Limits for one container.
@@ -141,6 +144,8 @@ pub struct PlannedBpffs {
     pub path: PathBuf,
     /// Its delegation; None for a private bpffs.
     pub delegation: Option<Delegation>,
+    /// How the guard binds its token; None without a guard, or if the container has no cgroup of its own.
+    pub guarded: Option<GuardedContainer>,
     /// Maps to pin in it: our pin, the name of the file, the access.
     pub maps: Vec<(PinName, String, MapAccess)>,
     /// The owner of these files in the container's user namespace: uid and gid as the container sees them.

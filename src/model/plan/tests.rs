@@ -12,6 +12,7 @@ use crate::model::ids::{ContainerId, Digest};
 use crate::model::object::{GlobalFacts, GlobalType, MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use crate::model::plan::{Inputs, ObjectInput, OwnerPlan, Plan, PlanError, make};
 use crate::model::policy::ContainerLimits;
+use crate::model::reach::GuardedContainer;
 use crate::model::reference::Reference;
 
 /// Everything that a case may change before planning.
@@ -21,6 +22,7 @@ struct Case {
     facts: Facts,
     objects: Vec<ObjectInput>,
     delegation: Option<Delegation>,
+    guarded: bool,
     host_scope: bool,
     limits: ContainerLimits,
     late_network: bool,
@@ -34,6 +36,7 @@ impl Case {
             request: &self.request,
             facts: &self.facts,
             objects: &self.objects,
+            guarded: self.guarded,
             delegation: self.delegation,
             host_scope: self.host_scope,
             limits: self.limits,
@@ -146,6 +149,7 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
             },
         )],
         delegation: None,
+        guarded: false,
         host_scope: false,
         limits: ContainerLimits::default(),
         late_network: false,
@@ -507,5 +511,37 @@ fn messages_about_user_namespaces_fit_a_runtimes_line() {
     }
     for said in [PlanError::HostRootMapped.to_string(), PlanError::NoUserNamespace.to_string()] {
         assert!(said.len() <= 285, "{} bytes: {said}", said.len());
+    }
+}
+
+#[test]
+fn the_guard_binds_a_token_to_the_containers_own_cgroup() {
+    type Change = fn(&mut Facts);
+    let cases: [(Change, bool, Result<Option<bool>, &str>); 6] = [
+        (|_| {}, false, Ok(Some(false))),
+        (|_| {}, true, Ok(Some(true))),
+        (|facts| facts.cgroup = Some(CgroupFact::Root), false, Ok(None)),
+        (|facts| facts.cgroup = Some(CgroupFact::Root), true, Err("it is in the root cgroup")),
+        (|facts| facts.userns = UsernsFact::CheckedPod, false, Ok(None)),
+        (|facts| facts.userns = UsernsFact::CheckedPod, true, Err("its user namespace is not its own")),
+    ];
+    for (n, (change, host_scope, expected)) in cases.into_iter().enumerate() {
+        let mut case = case(Vec::new());
+        token(&mut case, if host_scope { Preset::Tracing } else { Preset::Probes });
+        (case.guarded, case.host_scope) = (true, host_scope);
+        change(&mut case.facts);
+        match (case.plan(), expected) {
+            (Ok(plan), Ok(bound)) => {
+                let expected = bound.map(|host_scope| GuardedContainer { userns: 4, cgroup: 77, host_scope });
+                assert_eq!(plan.bpffs.unwrap().guarded, expected, "{n}");
+            }
+            (Err(error), Err(phrase)) => {
+                let said = error.to_string();
+                assert!(said.contains(phrase) && said.len() <= 285, "{n}: {} bytes: {said}", said.len());
+            }
+            (planned, _) => panic!("{n}: {planned:?}"),
+        }
+        case.guarded = false;
+        assert_eq!(case.plan().unwrap().bpffs.unwrap().guarded, None, "{n}: without a guard nothing is bound");
     }
 }

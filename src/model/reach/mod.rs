@@ -8,13 +8,15 @@
 //! what Linux 6.12, 6.18 and 7.2 offered to each program type without CAP_PERFMON when tested.
 
 mod allowed;
+mod guard;
 mod helpers;
 mod kfuncs;
 mod verdict;
 
 use std::fmt;
 
-pub use verdict::{Beyond, DelegationBeyond, MemoryRead, ReachGuard, TokenReach, TypeAnswer, kernel_name};
+pub use guard::{GuardBinding, GuardRefusal, GuardedContainer, KFUNCS_FOR_ALL, allowed_whatever_the_arguments};
+pub use verdict::{Beyond, DelegationBeyond, MemoryRead, TokenReach, TypeAnswer, kernel_name};
 
 /// What a function gives to a program or allows it to change, apart from the object that the program is attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -40,14 +40,6 @@ impl fmt::Display for MemoryRead {
     }
 }
 
-/// Whether a mechanism that is proven to be active refuses programs that reach beyond the container when they are
-/// loaded. It is checked at each delegation, and is not part of the result that is kept for the boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReachGuard {
-    /// None: only what the kernel offers counts. This version cannot prove any guard.
-    Absent,
-}
-
 /// The probes' result for one program type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -71,6 +63,10 @@ pub struct TokenReach {
     /// What could not be determined, one sentence each. If it is not empty, every delegation with prog_load is host
     /// scope.
     pub undecided: Vec<String>,
+    /// True if the guard is in force, which refuses programs that reach beyond the container when they are loaded. It is
+    /// checked at each use, and not part of the result that is kept for the boot.
+    #[serde(skip)]
+    pub guarded: bool,
 }
 
 /// Why something is host scope.
@@ -123,13 +119,13 @@ impl TokenReach {
     /// Why programs of a type are host scope on this kernel; None if they stay in the container.
     ///
     /// The cgroup types stay in it only if the container sees no other cgroup; the plan of a start checks that.
-    pub fn type_beyond(&self, program_type: u32, guard: ReachGuard) -> Option<Beyond> {
-        match guard {
-            ReachGuard::Absent => {}
-        }
+    pub fn type_beyond(&self, program_type: u32) -> Option<Beyond> {
         if Delegation::program_type(program_type).host_scope().progs != 0 {
             let (what, by) = ("the whole host", "on every kernel");
             return Some(Beyond { what: what.to_owned(), by: by.to_owned() });
+        }
+        if self.guarded {
+            return None;
         }
         if !self.memory.is_empty() {
             let ways: Vec<String> = self.memory.iter().map(ToString::to_string).collect();
@@ -168,13 +164,13 @@ impl TokenReach {
 
     /// The part of a delegation that reaches beyond the container on this kernel, in addition to what does so on every
     /// kernel ([`Delegation::host_scope`]). None if a token with it stays in the container.
-    pub fn delegation_beyond(&self, delegation: &Delegation, guard: ReachGuard) -> Option<DelegationBeyond> {
+    pub fn delegation_beyond(&self, delegation: &Delegation) -> Option<DelegationBeyond> {
         if !delegation.loads_programs() {
             return None;
         }
         let mut found: Option<DelegationBeyond> = None;
         for program_type in (0..64).filter(|at| delegation.progs & 1 << at != 0) {
-            let Some(beyond) = self.type_beyond(program_type, guard) else { continue };
+            let Some(beyond) = self.type_beyond(program_type) else { continue };
             found.get_or_insert(DelegationBeyond { progs: 0, beyond }).progs |= 1 << program_type;
         }
         found
@@ -277,7 +273,7 @@ mod tests {
             (40, Some(("the whole host".to_owned(), "on every kernel"))),
         ];
         for (program_type, expected) in cases {
-            let found = kernel.type_beyond(program_type, ReachGuard::Absent).map(|beyond| (beyond.what, beyond.by));
+            let found = kernel.type_beyond(program_type).map(|beyond| (beyond.what, beyond.by));
             assert_eq!(found, expected.map(|(what, by)| (what, by.to_owned())), "{program_type}");
         }
     }
@@ -286,14 +282,14 @@ mod tests {
     fn access_to_kernel_memory_makes_loading_delegations_host_scope() {
         let mut kernel = offers(&[(1, &[]), (30, &[])]);
         let probes = Preset::Probes.delegation();
-        assert_eq!(kernel.delegation_beyond(&probes, ReachGuard::Absent), None);
+        assert_eq!(kernel.delegation_beyond(&probes), None);
         kernel.memory = vec![MemoryRead::RdonlyCast, MemoryRead::UntrustedArgument];
-        let beyond = kernel.delegation_beyond(&probes, ReachGuard::Absent).expect("host scope");
+        let beyond = kernel.delegation_beyond(&probes).expect("host scope");
         let sentence = "progs socket_filter reaches kernel memory on this kernel (bpf_rdonly_cast and 1 more)";
         assert_eq!(beyond.to_string(), sentence);
         let maps = Preset::Maps.delegation();
-        assert_eq!(kernel.delegation_beyond(&maps, ReachGuard::Absent), None, "no program, no reach");
-        assert_eq!(kernel.delegation_beyond(&Delegation { cmds: 1, ..probes }, ReachGuard::Absent), None, "no prog_load");
+        assert_eq!(kernel.delegation_beyond(&maps), None, "no program, no reach");
+        assert_eq!(kernel.delegation_beyond(&Delegation { cmds: 1, ..probes }), None, "no prog_load");
     }
 
     #[test]
@@ -302,11 +298,11 @@ mod tests {
         assert!(kernel.keep("boot", "6.12").is_some());
         kernel.undecided.push("control program of socket_filter: EPERM".to_owned());
         assert_eq!(kernel.keep("boot", "6.12"), None);
-        let beyond = kernel.type_beyond(1, ReachGuard::Absent).expect("host scope");
+        let beyond = kernel.type_beyond(1).expect("host scope");
         assert_eq!(beyond.by, "control program of socket_filter: EPERM");
         let mut absent = offers(&[]);
         absent.types.insert(22, TypeAnswer::Absent);
-        assert!(absent.type_beyond(22, ReachGuard::Absent).is_some());
+        assert!(absent.type_beyond(22).is_some());
     }
 
     #[test]
@@ -322,6 +318,20 @@ mod tests {
         let undecided = text.replace("\"undecided\":[]", "\"undecided\":[\"x\"]");
         assert_ne!(undecided, text);
         assert_eq!(TokenReach::kept(&undecided, "boot", "6.18"), None);
+    }
+
+    #[test]
+    fn under_the_guard_only_what_reaches_the_host_on_every_kernel_does() {
+        let reads = TokenReach { memory: MemoryRead::ALL.to_vec(), ..offers(&[(6, &["bpf_skc_lookup_tcp"])]) };
+        let guarded = TokenReach { guarded: true, ..reads.clone() };
+        for (program_type, host) in
+            [(1, false), (6, false), (8, false), (2, true), (26, true), (29, true), (31, true), (40, true)]
+        {
+            assert!(reads.type_beyond(program_type).is_some());
+            assert_eq!(guarded.type_beyond(program_type).is_some(), host, "{program_type}");
+        }
+        let kept = TokenReach { undecided: Vec::new(), ..guarded }.keep("boot", "7.2").expect("decided");
+        assert_eq!(TokenReach::kept(&kept, "boot", "7.2"), Some(reads), "the guard is not kept");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::model::manual::LoadMetadata;
 use crate::model::police::PoliceRecord;
 use crate::model::policy::{ContainerFacts, Engine, RuleLocation};
 use crate::model::proxy::ProxyRecord;
+use crate::model::reach::GuardedContainer;
 
 /// The owner of programs, links and maps. Its text names it in messages and tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -109,6 +110,9 @@ pub struct ContainerOwner {
     /// The container rule that decided about its request; None if it was refused, or recorded by an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub granted_by: Option<Box<RuleLocation>>,
+    /// How the guard binds its token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guarded: Option<GuardedContainer>,
     /// The network namespaces whose programs it keeps alive.
     pub holds: Vec<OwnerNo>,
     /// True for a Failed owner whose container runs because it was started without bpfman-hook. The record is removed
@@ -201,6 +205,7 @@ impl ContainerOwner {
             proxy: None,
             police: None,
             granted_by: None,
+            guarded: None,
             holds: Vec::new(),
             missed: false,
         }

@@ -7,6 +7,7 @@ use crate::setup::place::InstallRoot;
 use crate::setup::steps::Installer;
 
 pub mod gc;
+pub mod guard;
 pub mod metrics;
 pub mod nri;
 pub mod proxy;

@@ -5,7 +5,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use aya_obj::generated::BPF_F_TOKEN_FD;
 use aya_obj::generated::bpf_cmd::{
-    BPF_BTF_LOAD, BPF_MAP_CREATE, BPF_MAP_FREEZE, BPF_MAP_GET_NEXT_KEY, BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_PROG_LOAD,
+    BPF_BTF_LOAD, BPF_MAP_CREATE, BPF_MAP_DELETE_ELEM, BPF_MAP_FREEZE, BPF_MAP_GET_NEXT_KEY, BPF_MAP_LOOKUP_ELEM,
+    BPF_MAP_UPDATE_ELEM, BPF_PROG_LOAD,
 };
 use rustix::io::Errno;
 
@@ -130,6 +131,23 @@ pub fn map_keys(map: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
         }
     }
     Ok(keys)
+}
+
+/// Removes a key from a map; the result says whether the map had it.
+pub fn map_delete(map: BorrowedFd<'_>, key: &[u8]) -> Result<bool, Errno> {
+    let info = super::map_info(map)?;
+    if info.key_size as usize != key.len() {
+        return Err(Errno::INVAL);
+    }
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+    // SAFETY: the kernel reads as many bytes as the map's key has, which was compared with the slice.
+    match unsafe { call(BPF_MAP_DELETE_ELEM, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 fn check_sizes(map: BorrowedFd<'_>, key: usize, value: usize) -> Result<(), Errno> {

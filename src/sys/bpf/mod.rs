@@ -31,8 +31,8 @@ pub use info::{
 };
 pub use link::{LinkTarget, cgroup_attach, cgroup_detach, link_create, raw_tracepoint_open, trampoline_link};
 pub use load::{
-    BtfRecords, MapCreate, MapTypes, ProgramLoad, btf_load, map_create, map_freeze, map_keys, map_lookup, map_update,
-    program_load,
+    BtfRecords, MapCreate, MapTypes, ProgramLoad, btf_load, map_create, map_delete, map_freeze, map_keys, map_lookup,
+    map_update, program_load,
 };
 pub use perf::{
     ProbeTarget, kprobe_event, own_tracepoint_event, pmu_type, proxied_event, software_event, tracepoint_event, uprobe_event,

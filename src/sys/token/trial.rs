@@ -70,13 +70,26 @@ const EVERYTHING: Delegation = Delegation { cmds: u64::MAX, maps: u64::MAX, prog
 /// If the namespaces, the bpffs or the token cannot be created (missing capabilities, no user namespaces, no BPF
 /// tokens before Linux 6.9), or if `deadline` passes first. The child is gone in any case.
 pub fn offer(btfs: &[Vec<u8>], trials: &[Trial], deadline: Instant) -> Result<Vec<TrialAnswer>, SysError> {
-    let mut forked = TrialChild::start(child::TrialJob::new(btfs, trials)?)?;
+    offer_as(child::TrialJob::new(btfs, trials)?, deadline)
+}
+
+/// The same as [`offer`] by a child that also keeps CAP_PERFMON, which a container that may trace itself has.
+///
+/// # Errors
+/// Those of [`offer`].
+pub fn offer_with_perfmon(btfs: &[Vec<u8>], trials: &[Trial], deadline: Instant) -> Result<Vec<TrialAnswer>, SysError> {
+    offer_as(child::TrialJob::new(btfs, trials)?.with_perfmon(), deadline)
+}
+
+fn offer_as(job: child::TrialJob<'_>, deadline: Instant) -> Result<Vec<TrialAnswer>, SysError> {
+    let count = job.count();
+    let mut forked = TrialChild::start(job)?;
     let (_, context) = forked.receive(deadline)?;
     let context = context.ok_or(Errno::BADMSG).map_err(fail("receive the bpffs of"))?;
     let mount = configure(&context)?;
     send_raw(forked.socket.as_fd(), &[0], &[mount.as_fd()]).map_err(fail("answer"))?;
     drop((mount, context));
-    trials.iter().map(|_| forked.receive(deadline).map(|(answer, _)| answer)).collect()
+    (0..count).map(|_| forked.receive(deadline).map(|(answer, _)| answer)).collect()
 }
 
 /// Creates the bpffs of a file system context from another user namespace, which delegates everything, and a mount of it

@@ -29,6 +29,7 @@ const MAX_BTFS: usize = 4;
 pub(super) struct TrialJob<'a> {
     btfs: &'a [Vec<u8>],
     trials: &'a [Trial],
+    capabilities: CapabilitySet,
     log: Vec<u8>,
 }
 
@@ -46,7 +47,16 @@ impl<'a> TrialJob<'a> {
                 problem: "a program or its BTF exceeds the limits".into(),
             });
         }
-        Ok(Self { btfs, trials, log: vec![0; LOG] })
+        Ok(Self { btfs, trials, capabilities: CapabilitySet::BPF | CapabilitySet::NET_ADMIN, log: vec![0; LOG] })
+    }
+
+    pub(super) fn with_perfmon(self) -> Self {
+        Self { capabilities: self.capabilities | CapabilitySet::PERFMON, ..self }
+    }
+
+    /// The number of answers.
+    pub(super) fn count(&self) -> usize {
+        self.trials.len()
     }
 }
 
@@ -75,8 +85,8 @@ fn work(job: &mut TrialJob<'_>, socket: BorrowedFd<'_>) -> Result<(), Errno> {
     let mount = recv_raw(socket, &mut byte)?.1.ok_or(Errno::PIPE)?;
     let root = openat(&mount, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     drop(mount);
-    let both = CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
-    set_capabilities(None, CapabilitySets { effective: both, permitted: both, inheritable: CapabilitySet::empty() })?;
+    let kept = job.capabilities;
+    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() })?;
     let token = create_raw(root.as_fd())?;
 
     let map = array_map(token.as_fd());
