@@ -8,10 +8,11 @@ use crate::model::ids::ContainerId;
 use crate::model::proxy::ProxyRefusal;
 use crate::paths::Paths;
 use crate::proxy::account::Account;
-use crate::proxy::answers::{Outcome, ThreadKey, Undelivered};
+use crate::proxy::answers::{ThreadKey, Undelivered};
 use crate::proxy::failure::FailedCall;
 use crate::proxy::granted::GrantedContainer;
 use crate::proxy::notified::{CopiedArguments, NotifiedKind};
+use crate::proxy::outcome::Outcome;
 use crate::sys::SysError;
 use crate::sys::seccomp_notify::{Answered, Notification, NotifiedThread, Reported, SeccompListener, thread_runs};
 

@@ -8,25 +8,14 @@
 //! they are kept as they are, since a digest of some megabytes would take longer than the copy.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 
 use crate::proxy::notified::CopiedArguments;
+use crate::proxy::outcome::Outcome;
 
 /// Threads whose answers are kept. Beyond that all are forgotten, and the calls are executed again.
 const KEPT_MAX: usize = 256;
 /// Bytes of arguments that are kept. The largest call has some 60 MiB.
 const BYTES_MAX: usize = 64 << 20;
-
-/// The result of a call, or of a refusal.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// A new descriptor.
-    Descriptor(OwnedFd),
-    /// 0
-    Done,
-    /// An errno.
-    Errno(i32),
-}
 
 /// A thread, by number and start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,10 +77,17 @@ impl Undelivered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::proxy::attr::WantedCopy;
+    use crate::model::proxy::{CopiedAttr, NotifiedCommand};
     use crate::proxy::call::CopiedCall;
 
+    /// The creation of a map, with something that it points to.
     fn call(byte: u8, buffer: &[u8]) -> CopiedArguments {
-        CopiedArguments::Bpf(CopiedCall::for_test(byte, buffer))
+        let attr = CopiedAttr::new(NotifiedCommand::MapCreate, &[byte]).unwrap();
+        let pointer = NotifiedCommand::MapCreate.pointers(0)[0];
+        let wanted = WantedCopy { pointer, address: 8, length: buffer.len() as u64 };
+        let inputs = vec![(wanted, buffer.to_vec())];
+        CopiedArguments::Bpf(CopiedCall { attr, inputs, outputs: Vec::new(), address: 0 })
     }
 
     #[test]

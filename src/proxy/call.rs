@@ -15,9 +15,9 @@ use crate::model::proxy::attr::{CALLER_SIZE_MAX, Extent, FUNCTION_NAME_MAX, Want
 use crate::model::proxy::grant::{self, AttachTarget};
 use crate::model::proxy::usage::{HeldObject, UsedKind};
 use crate::model::proxy::{CopiedAttr, NotifiedCommand, ProxyRefusal};
-use crate::proxy::answers::Outcome;
 use crate::proxy::failure::{FailedCall, RefusedCall, foreign};
 use crate::proxy::granted::GrantedContainer;
+use crate::proxy::outcome::Outcome;
 use crate::proxy::perf_event;
 use crate::sys::bpf;
 use crate::sys::bpf::prepared::{CallResult, PreparedCall};
@@ -32,10 +32,10 @@ const DESCRIPTORS_MAX: usize = 512;
 #[derive(Debug)]
 pub(super) struct CopiedCall {
     pub(super) attr: CopiedAttr,
-    inputs: Vec<(WantedCopy, Vec<u8>)>,
-    outputs: Vec<WantedCopy>,
+    pub(super) inputs: Vec<(WantedCopy, Vec<u8>)>,
+    pub(super) outputs: Vec<WantedCopy>,
     /// Where the caller's `union bpf_attr` is.
-    address: u64,
+    pub(super) address: u64,
 }
 
 impl CopiedCall {
@@ -69,15 +69,6 @@ impl CopiedCall {
     /// Bytes of the copies.
     pub(super) fn size(&self) -> usize {
         size_of::<Self>() + self.inputs.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
-    }
-
-    /// The creation of a map, with something that it points to.
-    #[cfg(test)]
-    pub(super) fn for_test(byte: u8, buffer: &[u8]) -> Self {
-        let attr = CopiedAttr::new(NotifiedCommand::MapCreate, &[byte]).expect("a short attr is accepted");
-        let pointer = NotifiedCommand::MapCreate.pointers(0)[0];
-        let wanted = WantedCopy { pointer, address: 8, length: buffer.len() as u64 };
-        Self { attr, inputs: vec![(wanted, buffer.to_vec())], outputs: Vec::new(), address: 0 }
     }
 
     /// What a pointer refers to; None for a null pointer, and for output.

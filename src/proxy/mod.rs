@@ -11,6 +11,7 @@ mod failure;
 mod granted;
 mod handover;
 mod notified;
+mod outcome;
 mod own_socket;
 mod perf_event;
 mod profile;

@@ -4,10 +4,10 @@ use crate::lifecycle::proxy_account::ProxyAccount;
 use crate::model::metrics_table::ProxyCall;
 use crate::model::proxy::NotifiedCommand;
 use crate::proxy::account::call_of;
-use crate::proxy::answers::Outcome;
 use crate::proxy::call::{self, CopiedCall};
 use crate::proxy::failure::FailedCall;
 use crate::proxy::granted::GrantedContainer;
+use crate::proxy::outcome::Outcome;
 use crate::proxy::perf_event::{self, CopiedPerfEvent};
 use crate::sys::seccomp_notify::{NATIVE_ARCH, Notification, NotifiedThread, SYS_BPF, SYS_PERF_EVENT_OPEN};
 

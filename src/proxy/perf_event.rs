@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 
 use crate::model::proxy::perf_event::{EVENT_ATTR_MIN, EventTarget, ProbeNumbers, WatchedTask};
 use crate::model::proxy::{PerfEventCall, ProxyRefusal};
-use crate::proxy::answers::Outcome;
 use crate::proxy::failure::{FailedCall, foreign};
 use crate::proxy::granted::GrantedContainer;
+use crate::proxy::outcome::Outcome;
 use crate::sys::bpf::{ProbeTarget, pmu_type, proxied_event};
 use crate::sys::caps::Capability;
 use crate::sys::seccomp_notify::NotifiedThread;

@@ -18,9 +18,9 @@ use crate::model::recording::{
     CallEnd, ProxyLimits, RecordedAttachment, RecordedMap, RecordedProgram, RecordedTypes, Recording, SubmittedProgram,
     marks_library,
 };
-use crate::proxy::answers::Outcome;
 use crate::proxy::call::{self, CopiedCall};
 use crate::proxy::failure::FailedCall;
+use crate::proxy::outcome::Outcome;
 use crate::sys::bpf;
 use crate::sys::bpf::prepared::{CallResult, PreparedCall};
 use crate::sys::seccomp_notify::{

@@ -31,13 +31,13 @@ const SHORTEST_LOOP: u64 = 2;
 /// The calls of a program whose counts multiply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecutionBound {
-    functions: Vec<Function>,
+    functions: Vec<BoundedFunction>,
     callbacks: Vec<usize>,
 }
 
 /// One function of the program.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Function {
+struct BoundedFunction {
     /// Its instructions.
     size: u64,
     /// True if the verifier explores it by itself.
@@ -95,7 +95,7 @@ impl ExecutionBound {
                 Site { callee, around }
             });
             let is_global = globals.contains(start);
-            functions.push(Function { size: range.len() as u64, is_global, has_loop, calls: sites.collect() });
+            functions.push(BoundedFunction { size: range.len() as u64, is_global, has_loop, calls: sites.collect() });
         }
         Some(Self { functions, callbacks: calls.callbacks.clone() })
     }
