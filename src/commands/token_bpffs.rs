@@ -287,7 +287,8 @@ mod tests {
         };
         let bpffs = vec![delegated("/sys/fs/bpf"), delegated("/run/bpf")];
         let container = Some("web".to_owned());
-        let here = Here { pid: Some(8), container, record: Some(record), confinement: None, bpffs, problems: Vec::new() };
+        let here =
+            Here { pid: Some(8), container, record: Some(record), confinement: None, guard: None, bpffs, problems: Vec::new() };
         let text = here.text();
         for line in [
             "Process 8, container web",

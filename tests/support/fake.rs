@@ -23,7 +23,7 @@ use bpfman_hook::model::ids::{ContainerId, OwnerNo, Pid, PinName, ProcessIdentit
 use bpfman_hook::model::object::ObjectFacts;
 use bpfman_hook::model::plan::{PlannedBpffs, PlannedLink, PlannedObject};
 use bpfman_hook::model::police::{CountedCall, Police};
-use bpfman_hook::model::reach::{TokenReach, TypeAnswer};
+use bpfman_hook::model::reach::{GuardedContainer, TokenReach, TypeAnswer};
 use bpfman_hook::model::record::LinkRecord;
 use bpfman_hook::sys::SysError;
 use bpfman_hook::sys::pid::ProcessError;
