@@ -91,7 +91,7 @@ pub enum Command {
     Proxy(proxy::ProxyCommand),
     /// Write the first policy of this host
     Init(init::InitArgs),
-    /// Police the bpf(2) calls of containers: record what a workload does
+    /// Record the bpf(2) calls of a workload as a rule for policing
     #[command(subcommand)]
     Police(police::PoliceCommand),
     /// The guard of BPF tokens: LSM programs that judge their use
