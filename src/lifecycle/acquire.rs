@@ -153,7 +153,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 .map(|bpffs| Box::new(BpffsRecord { path: bpffs.path.clone(), delegation: bpffs.delegation })),
             granted_by: Some(Box::new(admission.rule.place.clone())),
             guarded: plan.bpffs.as_ref().and_then(|bpffs| bpffs.guarded),
-            proxy: admission.proxy.clone().map(|grant| ProxyRecord { grant, network: facts.netns_cookie, objects: Vec::new() }),
+            proxy: admission
+                .proxy
+                .clone()
+                .map(|grant| Box::new(ProxyRecord { grant, network: facts.netns_cookie, objects: Vec::new() })),
             police: admission.rule.police.as_ref().map(|police| PoliceRecord { mode: police.mode, refused: Vec::new() }),
             ..self.container_owner(container)
         }));

@@ -79,9 +79,8 @@ pub fn find(paths: &Paths, id: &ContainerId) -> Result<ProxiedContainer, ProxyGr
     let ready = records.into_iter().find(|record| record.phase == Phase::Ready).ok_or_else(none)?;
     let shown = ready.maps.iter().filter_map(|map| Some((map.id()?, map.shown.as_ref()?.access))).collect();
     let Owner::Container(container) = ready.owner else { return Err(none()) };
-    let (Some(ProxyRecord { grant, network, objects }), Some(init)) = (container.proxy, container.init) else {
-        return Err(none());
-    };
+    let (Some(granted), Some(init)) = (container.proxy, container.init) else { return Err(none()) };
+    let ProxyRecord { grant, network, objects } = *granted;
     if !pid::is_alive(&init).map_err(HostError::from)? {
         return Err(ProxyGrantError::Ended { id: id.clone() });
     }

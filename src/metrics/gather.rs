@@ -244,15 +244,11 @@ impl GatheredMetrics {
         page.family("proxied_containers", FamilyKind::Gauge, "Containers that may load programs through the proxy.");
         page.sample(&[], counts.len());
         page.family("proxied_objects", FamilyKind::Gauge, "What workloads have loaded through the proxy.");
-        let kinds: [(&str, fn(&ProxiedCounts) -> u64); 4] = [
-            ("btf", |counts| counts.btf),
-            ("link", |counts| counts.links),
-            ("map", |counts| counts.maps),
-            ("program", |counts| counts.programs),
-        ];
-        for (kind, of) in kinds {
-            page.sample(&[("kind", kind)], counts.iter().map(of).sum::<u64>());
-        }
+        let of_kind = |of: fn(&ProxiedCounts) -> u64| counts.iter().map(of).sum::<u64>();
+        page.sample(&[("kind", "btf")], of_kind(|counts| counts.btf));
+        page.sample(&[("kind", "link")], of_kind(|counts| counts.links));
+        page.sample(&[("kind", "map")], of_kind(|counts| counts.maps));
+        page.sample(&[("kind", "program")], of_kind(|counts| counts.programs));
         let (running, lost) = self.proxies;
         page.family("proxies", FamilyKind::Gauge, "Processes of the proxy: one for each container with it, and for each exec.");
         page.sample(&[("state", "running")], running);

@@ -282,8 +282,8 @@ mod tests {
         let clean = mode("enforce", &[]);
         for (before, after, expected) in [
             (&clean, mode("enforce", &[]), vec![]),
-            (&clean, mode("enforce", &[xdp.clone()]), vec!["program type xdp: refused, 2 times"]),
-            (&mode("enforce", &[xdp.clone()]), mode("enforce", &[xdp.clone()]), vec![]),
+            (&clean, mode("enforce", std::slice::from_ref(&xdp)), vec!["program type xdp: refused, 2 times"]),
+            (&mode("enforce", std::slice::from_ref(&xdp)), mode("enforce", std::slice::from_ref(&xdp)), vec![]),
             (
                 &mode("warn", &[xdp]),
                 mode("warn", &[call("cmds", "60", 1), more]),

@@ -143,7 +143,7 @@ impl PublicOwner {
             pod: workload.pod.unwrap_or_default(),
             container: workload.container.unwrap_or_default(),
             delegated: bpffs.is_some_and(|bpffs| bpffs.delegation.is_some()),
-            proxied: record.owner.container().and_then(|container| container.proxy.as_ref()).map(ProxiedCounts::of),
+            proxied: record.owner.container().and_then(|container| container.proxy.as_deref()).map(ProxiedCounts::of),
             maps: record.maps.len(),
             images: (record.images.iter())
                 .map(|image| PublicImage { reference: image.reference.clone(), digest: image.digest.to_string() })

@@ -139,7 +139,7 @@ pub(super) fn sort(store: &Store, is_settled: impl Fn(&OwnerRecord) -> bool + Sy
     let threads = thread::available_parallelism().map_or(1, |count| count.get().min(THREADS));
     let found = thread::scope(|scope| {
         // A thread that cannot be created (pids.max, RLIMIT_NPROC) leaves its part to the others.
-        let others: Vec<_> = (1..threads).filter_map(|_| thread::Builder::new().spawn_scoped(scope, &work).ok()).collect();
+        let others: Vec<_> = (1..threads).filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
         let joined = |other: thread::ScopedJoinHandle<'_, _>| other.join().unwrap_or_else(|panic| resume_unwind(panic));
         [work()].into_iter().chain(others.into_iter().map(joined)).collect::<Vec<_>>()
     });

@@ -517,7 +517,8 @@ fn messages_about_user_namespaces_fit_a_runtimes_line() {
 #[test]
 fn the_guard_binds_a_token_to_the_containers_own_cgroup() {
     type Change = fn(&mut Facts);
-    let cases: [(Change, bool, Result<Option<bool>, &str>); 6] = [
+    type Bound = Result<Option<bool>, &'static str>;
+    let cases: [(Change, bool, Bound); 6] = [
         (|_| {}, false, Ok(Some(false))),
         (|_| {}, true, Ok(Some(true))),
         (|facts| facts.cgroup = Some(CgroupFact::Root), false, Ok(None)),

@@ -103,7 +103,7 @@ pub struct ContainerOwner {
     pub bpffs: Option<Box<BpffsRecord>>,
     /// What it was granted through the proxy of bpf(2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proxy: Option<ProxyRecord>,
+    pub proxy: Option<Box<ProxyRecord>>,
     /// How its bpf(2) calls are policed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub police: Option<PoliceRecord>,

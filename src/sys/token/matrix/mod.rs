@@ -27,7 +27,7 @@ use crate::sys::child::{self, Child, Output, Role};
 use crate::sys::fsutil::{read_sealed, sealed_memfd};
 use crate::sys::token::trial::configure;
 use crate::sys::token::{BpfToken, last_errno};
-use crate::sys::{SysError, cgroup};
+use crate::sys::{SysError, cgroup, tracefs};
 
 /// Maximum size of the rows in bytes, as JSON.
 const ROWS_MAX: usize = 1 << 20;
@@ -123,6 +123,9 @@ fn answer() -> Result<(), SysError> {
     let until = Instant::now() + PATIENCE;
     let Some(types) = socket.recv("the types for the token matrix", 64 << 10, Some(until))? else { return Ok(()) };
     let types: MatrixTypes = serde_json::from_slice(&types.bytes).map_err(unreadable)?;
+    // Where tracefs is not mounted, reading it needs a capability that is gone afterwards. Only BPF_PROG_TEST_RUN passes
+    // this tracepoint.
+    let tracepoint = tracefs::tracepoint_id("bpf_test_run", "bpf_test_finish").ok().flatten();
     leave().map_err(SysError::io("create the namespaces of", "the token matrix process"))?;
     let context = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC).map_err(fail("open a bpffs in"))?;
     socket.send(b"context", &[context.as_fd()])?;
@@ -134,7 +137,7 @@ fn answer() -> Result<(), SysError> {
         .map_err(fail("open the bpffs of"))?;
     let token = BpfToken::mint(root.as_fd())
         .map_err(|error| SysError::Message { what: "the token for the token matrix", problem: error.to_string() })?;
-    let mut lab = Lab { token, root, cgroup: files.next(), sockmap: None, types };
+    let mut lab = Lab { token, root, cgroup: files.next(), sockmap: None, tracepoint, types };
     lab.sockmap = attempts::map(&lab, attempts::SOCKMAP, Some(lab.token())).ok();
     let mut rows = commands::rows(&lab);
     rows.extend(attempts::map_rows(&lab));
@@ -163,6 +166,8 @@ struct Lab {
     root: OwnedFd,
     /// An empty cgroup; None if there is no v2 hierarchy.
     cgroup: Option<OwnedFd>,
+    /// The id of a tracepoint; None if the kernel has none.
+    tracepoint: Option<u64>,
     /// A map to which programs of sockets attach; None if it cannot be created.
     sockmap: Option<OwnedFd>,
     types: MatrixTypes,

@@ -1,6 +1,6 @@
 //! Program types, attach types and link types.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -292,7 +292,7 @@ fn attach(lab: &Lab, program: BorrowedFd<'_>, attach_type: u32, way: Way) -> Res
             RawAttr::new().fd(0, link.as_fd()).open(ITER_CREATE).map(drop)
         }
         Way::SoftwareEvent => event(program, bpf::software_event()?),
-        Way::Tracepoint => event(program, bpf::own_tracepoint_event(tracepoint_id()?)?),
+        Way::Tracepoint => event(program, bpf::own_tracepoint_event(lab.tracepoint.ok_or(Errno::NOENT)?)?),
         Way::Uprobe => event(program, bpf::uprobe_event(text()?.as_fd(), 0, false, Some(std::process::id()))?),
         Way::KprobeMulti => {
             let symbols = [QUIET_FUNCTION.as_ptr() as u64];
@@ -313,13 +313,6 @@ fn attach(lab: &Lab, program: BorrowedFd<'_>, attach_type: u32, way: Way) -> Res
 
 fn event(program: BorrowedFd<'_>, event: OwnedFd) -> Result<(), Errno> {
     RawAttr::new().fd(0, program).fd(4, event.as_fd()).u32(8, PERF_EVENT).open(LINK_CREATE).map(drop)
-}
-
-/// The id of a tracepoint that only BPF_PROG_TEST_RUN passes.
-fn tracepoint_id() -> Result<u64, Errno> {
-    let tracefs = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
-    let read = |root| fs::read_to_string(format!("{root}/events/bpf_test_run/bpf_test_finish/id")).ok();
-    tracefs.into_iter().find_map(read).and_then(|text| text.trim().parse().ok()).ok_or(Errno::NOENT)
 }
 
 /// A file that no process executes, for probes of user space.
