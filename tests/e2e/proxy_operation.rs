@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::proxy::{EPERM, OK, allow, answers, proxied, steps};
+use crate::proxy::{EPERM, OK, allow, answers, proxied, proxied_program, steps};
+use crate::support::bpf_proxy::compiled;
 use crate::support::process::eventually;
 use crate::support::runtime::Runtime;
 use crate::world::World;
@@ -85,7 +86,9 @@ fn refusals_are_told_and_bounded(world: &mut World) {
         assert_eq!(metric(world, &format!("proxy_refusals_total{{reason=\"{reason}\"}}")), 1);
     }
     // Thousands of random calls, with names that the workload chooses.
-    let bundle = steps(proxied(world, "many", "sockets"), &["fuzz", "2"]).write();
+    let bundle = proxied_program(world, "many", "sockets", &compiled("proxy_fuzz"), "fuzz")
+        .edit(|config| config["process"]["args"] = json!(["/fuzz", "3", "7"]))
+        .write();
     Runtime::Runc.run(&world.lab, &bundle);
     let many = events(world, "denied").iter().filter(|event| event["container"] == *bundle.id).count();
     assert!(many > 0, "no call was refused");
