@@ -23,7 +23,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Records which calls of a policed container were refused since the last reading, from which events and metrics
-    /// follow. Reads nothing for other owners. A failure is logged: whoever calls this has something else to do.
+    /// follow. Reads nothing for other owners. A failure is only logged: the callers go on with their own work.
     pub(super) fn note_refused_calls(&self, record: &OwnerRecord) {
         if let Err(error) = self.read_refused_calls(record) {
             tracing::warn!(owner = record.no.0, error = %chain(&error), "cannot read the counters of a policed container");

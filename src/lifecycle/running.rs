@@ -129,7 +129,7 @@ pub fn container(running: &RunningContainer) -> Result<Container, RunningError> 
     Ok(container)
 }
 
-/// A running container by its init and its config.json, whoever shares its user namespace.
+/// A running container by its init and its config.json.
 ///
 /// # Errors
 /// If its init has ended, or if its bundle cannot be read.

@@ -129,7 +129,7 @@ impl Agent {
         let kept = if self.undelivered.concerns(notified.tid) { self.repeated(&caller, &copied) } else { None };
         let outcome = match kept {
             Some(kept) => kept,
-            // Nobody waits for it.
+            // The caller no longer waits for it.
             None if !listener.is_waiting(notified.id) => return,
             None => self.execute(&mut caller, &copied),
         };
