@@ -73,6 +73,18 @@ static void calling(const char *step, int helper) {
 	fflush(stdout);
 }
 
+// 500 loads that are refused, each for another reason: the name of the program is in it.
+static void refusals(const char *step) {
+	struct insn code[] = { MOV(1, 0), MOV(2, 0), MOV(3, 0), CALL(113), MOV(0, 2), EXIT };
+	long result = 0;
+	for (int i = 0; i < 500 && result <= 0; i++) {
+		char name[16];
+		snprintf(name, sizeof name, "refused%d", i);
+		result = load(code, 6, 6, 37, name);
+	}
+	say(step, result);
+}
+
 static volatile int stop;
 static volatile unsigned long alarms;
 static void on_alarm(int n) { (void)n; alarms++; }
@@ -164,6 +176,7 @@ int main(int argc, char **argv) {
 		else if (!strcmp(step, "manyinsns")) { load(pass, 2, 6, 37, "p"); a.prog.insn_cnt = 0xffffffff; say(step, bpf(PROG_LOAD, 128)); }
 		else if (!strcmp(step, "ktime")) calling(step, 5);
 		else if (!strcmp(step, "readkernel")) calling(step, 113);
+		else if (!strcmp(step, "refusals")) refusals(step);
 		else if (!strcmp(step, "verifier")) {
 			struct insn code[] = { MOV(0, 0), { 0x79, 0x20, 0, 0 }, EXIT };
 			say(step, load(code, 3, 6, 37, "bad"));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 mod bpffs;
+#[allow(dead_code, reason = "the end-to-end tests use the rest")]
 #[path = "../support/bpftool.rs"]
 mod bpftool;
 mod built_in;
@@ -10,6 +11,7 @@ mod child;
 mod container;
 mod fetch;
 mod guard;
+#[allow(dead_code, reason = "the end-to-end tests use the rest")]
 #[path = "../support/helper_process.rs"]
 mod helper_process;
 mod host;
