@@ -16,6 +16,7 @@ mod client;
 mod results;
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use client::Client;
 use results::{Line, Results};
@@ -44,17 +45,31 @@ fn script(name: &str, arguments: &[&str]) -> Result<String, String> {
     }
 }
 
+/// Whether all clients are asked for, or those of Debian 12.
+fn all() -> bool {
+    std::env::var("CLIENTS").is_ok_and(|which| which == "all")
+}
+
+/// The directory of the clients that build.sh builds, or why they cannot be fetched. The tests share one build: they run at the
+/// same time.
+fn built() -> Result<&'static Path, &'static str> {
+    static BUILT: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
+        let directory = Path::new(BINARY).parent().unwrap().join("clients");
+        script("build.sh", &[&directory.display().to_string(), if all() { "all" } else { "some" }])?;
+        Ok(directory)
+    });
+    BUILT.as_deref().map_err(String::as_str)
+}
+
 #[test]
 fn clients_work_as_the_table_says() {
-    let all = std::env::var("CLIENTS").is_ok_and(|which| which == "all");
-    // Beside the binaries of this build, so that it is built only once.
-    let built = Path::new(BINARY).parent().unwrap().join("clients");
-    if let Err(reason) = script("build.sh", &[&built.display().to_string(), if all { "all" } else { "some" }]) {
-        return tools::skipped("the clients of the proxy", &reason);
-    }
+    let built = match built() {
+        Ok(built) => built,
+        Err(reason) => return tools::skipped("the clients of the proxy", reason),
+    };
     let kernel = results::kernel();
     let (mut lines, mut wrong) = (Vec::new(), Vec::new());
-    for client in client::all().into_iter().filter(|client| all || client.always) {
+    for client in client::all().into_iter().filter(|client| all() || client.always) {
         let root = match client.root() {
             Ok(root) => root,
             Err(reason) => {
@@ -63,7 +78,7 @@ fn clients_work_as_the_table_says() {
             }
         };
         let world = World::new(Hooks::Ours);
-        match client.run(&world, &root, &built) {
+        match client.run(&world, &root, built) {
             Ok(version) => lines.push(Line::of(&client, &version, &kernel)),
             Err(said) => wrong.push(format!("{} ({}): {said}", client.name, client.does)),
         }
@@ -93,11 +108,10 @@ fn the_table_of_the_documentation_is_that_of_the_results() {
 fn a_client_that_fails_is_noticed() {
     // The container asks for nothing, so that the proxy passes no call on.
     let client = client::all().into_iter().find(|client| client.always && client.fails.is_none()).unwrap();
-    let built = Path::new(BINARY).parent().unwrap().join("clients");
-    let Ok(root) = script("build.sh", &[&built.display().to_string(), "some"]).and_then(|_| client.root()) else { return };
+    let (Ok(built), Ok(root)) = (built(), client.root()) else { return };
     let world = World::new(Hooks::Ours);
     let unasked = Client { delegate: [("delegate".to_owned(), "maps".to_owned())].into(), ..client };
-    let said = unasked.run(&world, &root, &built).unwrap_err();
+    let said = unasked.run(&world, &root, built).unwrap_err();
     assert!(said.contains("expected"), "{said}");
     world.lab.residue();
 }
