@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
+use crate::grpc::authority::AuthorityFilter;
 use crate::grpc::idle::Idle;
 use crate::grpc::limits::handshakes::{Handshake, Handshakes};
 use crate::sys::activation::Listener;
@@ -159,6 +160,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientConnection<S> {
     }
 }
 
+/// The stream of a client on this host.
+pub type UnixClient = AuthorityFilter<UnixStream>;
+
 /// The connections of all listeners of one kind.
 #[derive(Debug)]
 pub struct Incoming<S>(mpsc::Receiver<ClientConnection<S>>);
@@ -207,7 +211,7 @@ pub fn accept(listeners: Vec<Listener>, idle: &Idle) -> io::Result<Accepting> {
 #[derive(Debug)]
 pub struct Accepting {
     /// Clients on this host: root, and the others.
-    pub unix: Option<(Incoming<UnixStream>, Incoming<UnixStream>)>,
+    pub unix: Option<(Incoming<UnixClient>, Incoming<UnixClient>)>,
     /// Clients that must present a certificate.
     pub tcp: Option<Incoming<TcpStream>>,
     /// The accepting tasks.
@@ -230,8 +234,8 @@ async fn accept_unix(
     listener: UnixListener,
     count: Count,
     idle: Idle,
-    to_root: mpsc::Sender<ClientConnection<UnixStream>>,
-    to_others: mpsc::Sender<ClientConnection<UnixStream>>,
+    to_root: mpsc::Sender<ClientConnection<UnixClient>>,
+    to_others: mpsc::Sender<ClientConnection<UnixClient>>,
 ) {
     loop {
         let stream = match listener.accept().await {
@@ -257,7 +261,7 @@ async fn accept_unix(
         };
         idle.touch();
         let to = if peer.origin() == Origin::Root { &to_root } else { &to_others };
-        let state = Mutex::new(ConnectionState::Open { _slot: slot });
+        let (state, stream) = (Mutex::new(ConnectionState::Open { _slot: slot }), AuthorityFilter::new(stream));
         if to.send(ClientConnection { stream, peer, count: count.clone(), state }).await.is_err() {
             return;
         }

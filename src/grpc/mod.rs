@@ -4,6 +4,7 @@
 //! our own binary in the role `request`, so that its deadline, threads and namespaces are its own and a slow request
 //! does not block others. All state is in the store: the service can be killed at any time.
 
+mod authority;
 pub mod caller;
 pub mod child;
 pub mod connection;

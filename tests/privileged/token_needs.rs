@@ -53,6 +53,9 @@ fn loads(bpftool: &TokenBpftool, object: &Path, delegation: Delegation, capabili
     };
     bpffs::mount(&spec, Instant::now() + Duration::from_secs(10)).unwrap();
     let path = container.root.join("sys/fs/bpf");
+    // The container's user cannot read a checkout in root's home directory.
+    let copy = container.root.join("object.bpf.o");
+    std::fs::copy(object, &copy).unwrap();
     let mut bounding = "-all".to_owned();
     for capability in capabilities {
         bounding.push_str(&format!(",+{}", capability.trim_start_matches("CAP_").to_lowercase()));
@@ -63,7 +66,7 @@ fn loads(bpftool: &TokenBpftool, object: &Path, delegation: Delegation, capabili
         .args(["env", &format!("LIBBPF_BPF_TOKEN_PATH={}", path.display())])
         .args(&bpftool.words)
         .args(["prog", "loadall"])
-        .arg(object)
+        .arg(&copy)
         .arg(path.join("loaded"))
         .output()
         .expect("nsenter of util-linux starts");

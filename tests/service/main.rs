@@ -6,6 +6,7 @@ mod support;
 
 mod abuse;
 mod announced;
+mod authority;
 mod bpfmans_client;
 mod calls;
 mod chaos;
