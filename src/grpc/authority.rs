@@ -387,8 +387,13 @@ mod tests {
         Ok(rewriter.output)
     }
 
+    /// The decoded fields of one block.
+    type Fields = Vec<(String, String)>;
+    /// Type, flags and payload of a frame without fields.
+    type OtherFrame = (u8, u8, Vec<u8>);
+
     /// The payloads of HEADERS frames that a fresh decoder, which sees only these frames, makes of them; and the others.
-    fn parsed(mut bytes: &[u8]) -> (Vec<Vec<(String, String)>>, Vec<(u8, u8, Vec<u8>)>) {
+    fn parsed(mut bytes: &[u8]) -> (Vec<Fields>, Vec<OtherFrame>) {
         let (mut blocks, mut others, mut decoder) = (Vec::new(), Vec::new(), Decoder::new());
         bytes = bytes.strip_prefix(PREFACE_TEXT).unwrap();
         let mut encoded = Vec::new();
