@@ -543,9 +543,9 @@ pub struct InstallTargets {
     /// Do not install man pages and completions
     #[arg(long)]
     pub no_docs: bool,
-    /// Install the binary in PREFIX/bin
-    #[arg(long, value_name = "DIR", default_value = "/usr/local", value_parser = absolute_path)]
-    pub prefix: PathBuf,
+    /// Install the binary in PREFIX/bin [default: /usr/local; /usr if a package of bpfman-hook is installed]
+    #[arg(long, value_name = "DIR", value_parser = absolute_path)]
+    pub prefix: Option<PathBuf>,
     /// Stage below DIR, for packages and tests; mount and start nothing
     #[arg(long, value_name = "DIR", value_parser = absolute_path)]
     pub destdir: Option<PathBuf>,
@@ -579,7 +579,7 @@ impl InstallTargets {
             policy: None,
             registries: None,
             no_docs: false,
-            prefix: "/usr/local".into(),
+            prefix: None,
             destdir: Some(host.to_owned()),
             dry_run: false,
             format: Formatted::default(),

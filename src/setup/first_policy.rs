@@ -1,6 +1,6 @@
 //! `init`: the first policy of a host, with comments, and what to do next.
 //!
-//! It never replaces a file. The policy is written last, so that a failure leaves the host without a policy, as before.
+//! It never replaces a file, except for a policy of comments alone. The policy is written last, so that a failure leaves the host without a policy, as before.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -53,16 +53,26 @@ pub fn run(paths: &Paths, args: &InitArgs) -> Result<ExitCode, CommandError> {
         let written = write_unless_same(path, bytes)?;
         _ = writeln!(report, "{:<8} {}", if written { "write" } else { "keep" }, path.display());
     }
-    fsutil::write_new(&file, text.as_bytes(), 0o644)?;
+    if has_only_comments(&file) {
+        fsutil::write_atomically(&file, text.as_bytes(), 0o644)?;
+    } else {
+        fsutil::write_new(&file, text.as_bytes(), 0o644)?;
+    }
     _ = writeln!(report, "{:<8} {}", "write", file.display());
     next_steps(&mut report, paths, args, trusted_root.exists());
     print(&report)
 }
 
+/// Whether the policy file allows and refuses nothing, as the one that a package installs.
+fn has_only_comments(path: &Path) -> bool {
+    let text = fs::read_to_string(path).unwrap_or_else(|_| "unreadable".to_owned());
+    text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#'))
+}
+
 /// Refuses if the host has a policy: another one beside it could allow more than its author knows.
 fn refuse_existing(paths: &Paths) -> Result<(), CommandError> {
     let mut found = Vec::new();
-    if fs::symlink_metadata(paths.policy_file()).is_ok() {
+    if fs::symlink_metadata(paths.policy_file()).is_ok() && !has_only_comments(&paths.policy_file()) {
         found.push(paths.policy_file());
     }
     match fsutil::names_in(&paths.policy_directory()) {
@@ -260,6 +270,12 @@ mod tests {
         let error = run(&paths, &args).unwrap_err().to_string();
         assert!(error.contains("50-mine.toml"), "{error}");
         fs::remove_file(paths.policy_directory().join("50-mine.toml")).unwrap();
+
+        // A package's policy has comments alone.
+        fs::write(paths.policy_file(), "# comment\n\n  # [[image]]\n").unwrap();
+        run(&paths, &args).unwrap();
+        assert_eq!(fs::read(paths.policy_file()).unwrap(), first);
+        fs::remove_file(paths.policy_file()).unwrap();
 
         // The same key is kept; another one under its name is not replaced.
         run(&paths, &args).unwrap();

@@ -74,7 +74,8 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
         work.write(&place.tmpfiles(), hook_files::tmpfiles().as_bytes(), 0o644)?;
         work.write(&place.mount_unit(), hook_files::mount_unit().as_bytes(), 0o644)?;
     }
-    if !targets.no_docs {
+    // A package compresses its man pages.
+    if !targets.no_docs && !place.is_packaged() {
         for (path, text) in documents::files() {
             work.write(&place.prefix().join(path), &text, 0o644)?;
         }
@@ -135,6 +136,7 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
 /// Removes the installation for the requested engines, or all of it if none is named.
 ///
 /// The binary stays, with an error, while programs of running containers are pinned: their poststop still needs it.
+/// What a package contains stays too, with its hook files, mount and timer: the package manager removes it.
 fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let (containerd, service) = (targets.containerd.containerd, targets.service.service);
     let (nri, metrics, proxied) = (targets.nri.nri, targets.metrics.metrics, targets.proxy.proxy);
@@ -178,6 +180,9 @@ fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer
     }
     for stage in [HookStage::CreateRuntime, HookStage::Poststop] {
         let path = hook_files::path(stage);
+        if place.is_packaged() {
+            continue;
+        }
         if left.0.is_empty() {
             work.remove(&path)?;
         } else {
@@ -192,7 +197,13 @@ fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer
     if still_read && !place.is_staged() && !work.dry_run {
         return Err(ContainerdError::StillRead.into());
     }
-    if left.0.is_empty() && !others {
+    if place.is_packaged() {
+        if all {
+            policy_dir::uninstall(place, work)?;
+            registries_dir::uninstall(place, work)?;
+            work.step("advise", "the other files are the package's: remove the package bpfman-hook with apt or dnf", true);
+        }
+    } else if left.0.is_empty() && !others {
         gc::uninstall(place, work)?;
         work.unmount()?;
         if place.has_units() {

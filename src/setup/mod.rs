@@ -9,6 +9,7 @@ pub mod hook_files;
 pub mod hooks_dir;
 pub mod install;
 pub(crate) mod kubelet_profile;
+pub mod package;
 pub mod place;
 mod policy_dir;
 mod registries_dir;

@@ -11,13 +11,14 @@ use serde::Serialize;
 use crate::paths::{GUARD, Paths};
 use crate::setup::error::InstallError;
 use crate::setup::hook_files::MOUNT_UNIT;
+use crate::setup::package::UNITS_OF_HOST;
 use crate::setup::place::InstallRoot;
 use crate::sys::{fsutil, mounts};
 
 /// One step, performed or planned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InstallStep {
-    /// `write`, `remove`, `make`, `mount`, `unmount`, `run`, `restart`; `advise` for what is left to the administrator.
+    /// `write`, `keep`, `remove`, `make`, `mount`, `unmount`, `run`, `restart`; `advise` for what is left to the administrator.
     pub action: &'static str,
     /// The object of the action.
     pub object: String,
@@ -77,10 +78,17 @@ impl<'a> Installer<'a> {
         }
     }
 
+    /// Writes a file, unless it has these contents. A unit that differs from the package's goes to this host's own
+    /// units; any other file of the package is not replaced.
     pub fn write(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
-        let target = self.target(path)?;
-        let same = fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o7777 == mode)
-            && fs::read(&target).is_ok_and(|present| present == bytes);
+        let mut target = self.target(path)?;
+        let mut same = has_contents(&target, bytes, mode);
+        if !same && self.place.is_of_package(path) {
+            let unit = path.parent().is_some_and(|directory| directory.ends_with("systemd/system")).then(|| path.file_name());
+            let Some(name) = unit.flatten() else { return Err(InstallError::Packaged(target)) };
+            target = self.target(&Path::new(UNITS_OF_HOST).join(name))?;
+            same = has_contents(&target, bytes, mode);
+        }
         if !same && !self.dry_run {
             let parent = target.parent().expect("every installed path has a directory");
             make_directories(parent)?;
@@ -90,8 +98,13 @@ impl<'a> Installer<'a> {
         Ok(())
     }
 
+    /// Removes a file, unless it is the package's.
     pub fn remove(&mut self, path: &Path) -> Result<(), InstallError> {
         let target = self.target(path)?;
+        if self.place.is_of_package(path) {
+            self.step("keep", target.to_string_lossy(), false);
+            return Ok(());
+        }
         let was_there = if self.dry_run { fs::symlink_metadata(&target).is_ok() } else { fsutil::unlink_if_present(&target)? };
         self.step("remove", target.to_string_lossy(), was_there);
         Ok(())
@@ -172,6 +185,12 @@ impl<'a> Installer<'a> {
         self.step("run", shown, true);
         Ok(())
     }
+}
+
+/// Whether a file has these contents and this mode.
+fn has_contents(path: &Path, bytes: &[u8], mode: u32) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o7777 == mode)
+        && fs::read(path).is_ok_and(|present| present == bytes)
 }
 
 /// True if an owner has a directory. The kernel creates the files `maps.debug` and `progs.debug` (CONFIG_BPF_PRELOAD).

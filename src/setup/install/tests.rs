@@ -2,6 +2,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use super::*;
+use crate::cli::nri::NriTarget;
+use crate::cli::watch::MetricsTarget;
 use crate::setup::hooks_dir::below;
 use crate::setup::steps::{InstallStep, InstallSteps, has_owners};
 
@@ -239,4 +241,62 @@ fn podmans_directories_and_unrelated_files_stay() {
     act(&t, uninstall);
     assert!(foreign.exists() && conf.exists());
     assert_eq!(files(root.path()).len(), 2);
+}
+
+/// Installs for both engines below `root` as a package does, with its list of files.
+fn package(root: &Path) -> Vec<String> {
+    let t = InstallTargets { prefix: Some("/usr".into()), ..targets(root, true, true) };
+    act(&InstallTargets { metrics: MetricsTarget { metrics: true, metrics_textfile: None }, ..t }, install);
+    fs::remove_file(below(root, Path::new(PODMAN_DROP_IN))).unwrap();
+    let list: String = files(root).iter().map(|path| format!("/{path}\n")).collect();
+    let directory = root.join("usr/share/bpfman-hook");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("package-files"), list + "/usr/share/bpfman-hook/package-files\n").unwrap();
+    files(root)
+}
+
+#[test]
+fn files_of_a_package_are_neither_replaced_nor_removed() {
+    let root = tempfile::tempdir().unwrap();
+    let packaged = package(root.path());
+    let t = targets(root.path(), true, false);
+    let place = InstallRoot::of(&t, None);
+    assert_eq!(place.prefix(), Path::new("/usr"));
+
+    // install adds what depends on the host.
+    let changed: Vec<_> = act(&t, install).0.into_iter().filter(|step| step.changed).map(|step| step.object).collect();
+    assert_eq!(changed, [below(root.path(), Path::new(PODMAN_DROP_IN)).to_str().unwrap()]);
+    assert!(!crate::setup::check::check(&t, None).failed());
+
+    // A unit with other options goes to the host's own, and is the one that counts; what the package does not contain is there too.
+    let textfile = MetricsTarget { metrics: true, metrics_textfile: Some("/srv/text/hook.prom".into()) };
+    act(&InstallTargets { metrics: textfile.clone(), nri: NriTarget { nri: true }, ..t.clone() }, install);
+    let units = root.path().join("etc/systemd/system");
+    let sample = fs::read_to_string(units.join("bpfman-hook-metrics-sample.service")).unwrap();
+    assert!(sample.contains(" --textfile /srv/text/hook.prom"), "{sample}");
+    assert_eq!(files(&units), ["bpfman-hook-metrics-sample.service", "bpfman-hook-nri.service"]);
+    assert!(!crate::setup::check::check(&InstallTargets { metrics: textfile, ..t.clone() }, None).failed());
+
+    // The package's units count as installed once they are enabled.
+    assert!(nri::is_installed(&place) && !metrics::is_installed(&place));
+    fs::create_dir_all(units.join("timers.target.wants")).unwrap();
+    std::os::unix::fs::symlink("/nonexistent", units.join("timers.target.wants").join(metrics::TIMER_UNIT)).unwrap();
+    assert!(metrics::is_installed(&place));
+    fs::remove_dir_all(units.join("timers.target.wants")).unwrap();
+
+    // Another program is not written over the package's.
+    fs::write(root.path().join("usr/bin/bpfman-hook"), "of another version").unwrap();
+    let error = install(&t, &place, &mut Installer::new(&place, false)).unwrap_err();
+    assert!(matches!(&error, InstallError::Packaged(path) if path.ends_with("usr/bin/bpfman-hook")), "{error}");
+    let elsewhere = InstallTargets { prefix: Some("/usr/local".into()), ..t.clone() };
+    let place = InstallRoot::of(&elsewhere, None);
+    let error = install(&elsewhere, &place, &mut Installer::new(&place, false)).unwrap_err();
+    assert!(
+        matches!(&error, InstallError::Packaged(path) if path.ends_with(hook_files::file_name(HookStage::Poststop))),
+        "{error}"
+    );
+    fs::remove_dir_all(root.path().join("usr/local")).unwrap();
+
+    act(&targets(root.path(), false, false), uninstall);
+    assert_eq!(files(root.path()), packaged);
 }

@@ -18,8 +18,7 @@ pub const TIMER_UNIT: &str = "bpfman-hook-gc.timer";
 
 /// The files and their texts, in the order in which they are written.
 fn files(place: &InstallRoot) -> [(PathBuf, String); 2] {
-    let unit = |name: &str| place.mount_unit().with_file_name(name);
-    [(unit(SERVICE_UNIT), service_unit(&place.binary())), (unit(TIMER_UNIT), timer_unit().to_owned())]
+    [(place.unit(SERVICE_UNIT), service_unit(&place.binary())), (place.unit(TIMER_UNIT), timer_unit().to_owned())]
 }
 
 /// Writes the units and starts the timer; without systemd it prints the line for cron. Does nothing if our directories
@@ -47,7 +46,7 @@ pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result
 
 /// Whether the timer's unit exists.
 fn is_installed(place: &InstallRoot) -> bool {
-    place.staged(&place.mount_unit().with_file_name(TIMER_UNIT)).exists()
+    place.has_unit(TIMER_UNIT)
 }
 
 /// Checks both units. Without them nothing is refused, but the leftovers of a failed creation stay until the next

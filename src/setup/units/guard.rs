@@ -14,7 +14,7 @@ pub const SERVICE_UNIT: &str = "bpfman-hook-guard.service";
 
 /// The file and its text.
 pub(crate) fn pieces(place: &InstallRoot, bounded: bool) -> [(PathBuf, String); 1] {
-    [(place.mount_unit().with_file_name(SERVICE_UNIT), service_unit(&place.binary(), bounded))]
+    [(place.unit(SERVICE_UNIT), service_unit(&place.binary(), bounded))]
 }
 
 /// Puts the guard in force, which proves it, and writes the unit that does so at each boot.
@@ -54,12 +54,12 @@ pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result
 
 /// Whether the unit exists: it needs the binary.
 pub(crate) fn is_installed(place: &InstallRoot) -> bool {
-    place.staged(&place.mount_unit().with_file_name(SERVICE_UNIT)).exists()
+    place.has_unit(SERVICE_UNIT)
 }
 
 /// Whether the unit that exists refuses programs without a bound too.
 pub(crate) fn is_bounded(place: &InstallRoot) -> bool {
-    let path = place.staged(&place.mount_unit().with_file_name(SERVICE_UNIT));
+    let path = place.staged(&place.unit(SERVICE_UNIT));
     fs::read_to_string(path).is_ok_and(|text| text.contains(option(true)))
 }
 

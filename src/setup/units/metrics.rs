@@ -51,17 +51,16 @@ fn sample_unit(place: &InstallRoot, textfile: Option<&Path>) -> String {
 
 /// The files and their texts, in the order in which they are written.
 fn files(place: &InstallRoot, textfile: Option<&Path>) -> [(PathBuf, String); 5] {
-    let lib = place.mount_unit().ancestors().nth(3).expect("it is PREFIX/lib/systemd/system/UNIT").to_owned();
-    let unit = |name: &str| place.mount_unit().with_file_name(name);
+    let lib = place.prefix().join("lib");
     [
         (lib.join("sysusers.d/bpfman-hook.conf"), include_str!("../../../packaging/sysusers.d/bpfman-hook.conf").to_owned()),
         (
             lib.join("tmpfiles.d/bpfman-hook-metrics.conf"),
             include_str!("../../../packaging/tmpfiles.d/bpfman-hook-metrics.conf").to_owned(),
         ),
-        (unit(EXPORTER_UNIT), binary(include_str!("../../../packaging/systemd/bpfman-hook-metrics.service"), place)),
-        (unit(SAMPLE_UNIT), sample_unit(place, textfile)),
-        (unit(TIMER_UNIT), include_str!("../../../packaging/systemd/bpfman-hook-metrics-sample.timer").to_owned()),
+        (place.unit(EXPORTER_UNIT), binary(include_str!("../../../packaging/systemd/bpfman-hook-metrics.service"), place)),
+        (place.unit(SAMPLE_UNIT), sample_unit(place, textfile)),
+        (place.unit(TIMER_UNIT), include_str!("../../../packaging/systemd/bpfman-hook-metrics-sample.timer").to_owned()),
     ]
 }
 
@@ -92,12 +91,12 @@ pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result
 
 /// Whether the units exist: they need the binary.
 pub(crate) fn is_installed(place: &InstallRoot) -> bool {
-    place.staged(&place.mount_unit().with_file_name(EXPORTER_UNIT)).exists()
+    [EXPORTER_UNIT, TIMER_UNIT].iter().any(|unit| place.has_unit(unit))
 }
 
 /// The file that the installed sample writes.
 fn installed_textfile(place: &InstallRoot) -> Option<PathBuf> {
-    let unit = fs::read_to_string(place.staged(&place.mount_unit().with_file_name(SAMPLE_UNIT))).ok()?;
+    let unit = fs::read_to_string(place.staged(&place.unit(SAMPLE_UNIT))).ok()?;
     unit.lines().find_map(|line| line.split_once(" --textfile ")).map(|(_, file)| PathBuf::from(file))
 }
 

@@ -15,7 +15,7 @@ pub const UNIT: &str = "bpfman-hook-nri.service";
 
 /// The unit's path.
 pub(crate) fn path(place: &InstallRoot) -> PathBuf {
-    place.mount_unit().with_file_name(UNIT)
+    place.unit(UNIT)
 }
 
 fn files(place: &InstallRoot) -> [(PathBuf, String); 1] {
@@ -41,7 +41,7 @@ pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result
 
 /// Whether the unit exists: it needs the binary.
 pub(crate) fn is_installed(place: &InstallRoot) -> bool {
-    place.staged(&path(place)).exists()
+    place.has_unit(UNIT)
 }
 
 /// Whether the plugin connects. It does not if our hook files are CRI-O's, because CRI-O starts no pod while a plugin

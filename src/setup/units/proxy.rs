@@ -16,8 +16,7 @@ pub const SERVICE_UNIT: &str = "bpfman-hook-proxy@.service";
 
 /// The files and their texts, in the order in which they are written.
 pub(crate) fn pieces(place: &InstallRoot) -> [(PathBuf, String); 2] {
-    let beside = |name: &str| place.mount_unit().with_file_name(name);
-    [(beside(SERVICE_UNIT), service_unit(&place.binary())), (beside(SOCKET_UNIT), socket_unit().to_owned())]
+    [(place.unit(SERVICE_UNIT), service_unit(&place.binary())), (place.unit(SOCKET_UNIT), socket_unit().to_owned())]
 }
 
 /// Writes the units and, if systemd runs, starts the socket. Does nothing if our directories are not the default ones.
@@ -57,7 +56,7 @@ pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result
 
 /// Whether the units exist: they need the binary.
 pub(crate) fn is_installed(place: &InstallRoot) -> bool {
-    pieces(place).iter().any(|(path, _)| place.staged(path).exists())
+    [SERVICE_UNIT, SOCKET_UNIT].iter().any(|unit| place.has_unit(unit))
 }
 
 /// The socket unit.

@@ -20,9 +20,7 @@ pub const GROUP: &str = "bpfman";
 
 /// The files and their texts, in the order in which they are written.
 fn files(place: &InstallRoot, group: bool) -> [(PathBuf, String); 2] {
-    let mount = place.mount_unit();
-    let beside = |name: &str| mount.with_file_name(name);
-    [(beside(SERVICE_UNIT), service_unit(&place.binary())), (beside(SOCKET_UNIT), socket_unit(group))]
+    [(place.unit(SERVICE_UNIT), service_unit(&place.binary())), (place.unit(SOCKET_UNIT), socket_unit(group))]
 }
 
 /// Writes the units and, if systemd runs, starts the socket. Does nothing if our directories are not the default ones.
@@ -49,7 +47,7 @@ pub(crate) fn pieces(place: &InstallRoot) -> [(PathBuf, String); 2] {
 
 /// Whether the units exist: they need the binary.
 pub(crate) fn is_installed(place: &InstallRoot) -> bool {
-    files(place, false).iter().any(|(path, _)| place.staged(path).exists())
+    [SERVICE_UNIT, SOCKET_UNIT].iter().any(|unit| place.has_unit(unit))
 }
 
 /// The socket unit. A group that does not exist would prevent it from starting, so it is set only if it exists.
