@@ -15,29 +15,55 @@ OUT     := $(or $(CARGO_TARGET_DIR),target)
 BINARY  := $(OUT)/$(TARGET)/release/bpfman-hook
 # What is shipped and measured: the profile `dist` of Cargo.toml.
 DIST    := $(OUT)/$(TARGET)/dist/bpfman-hook
-SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/recipes/build.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/clients/*.sh tests/lsm/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
+# For which machines `make dist` makes packages, and where.
+ARCHES   ?= x86_64 aarch64
+PACKAGES := $(OUT)/packages
+# No directory of this machine is in the program: the same sources give the same bytes anywhere.
+DISTFLAGS = --profile dist --locked --target $(TARGET) --config "target.$(TARGET).rustflags=[$(REMAP)]"
+REMAP    := '--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo', '--remap-path-prefix=$(CURDIR)=/source', '--remap-path-prefix=$(abspath $(OUT))=/out'
+SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/recipes/build.sh tests/demo/demo.sh tests/demo/image.sh packaging/build.sh packaging/cross.sh $(addprefix packaging/package/,after-install before-remove after-remove release-later) $(wildcard tests/docs/*.sh tests/packages/*.sh tests/bpf/*.sh tests/clients/*.sh tests/lsm/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
 
 .DEFAULT_GOAL := build
-.PHONY: build dist order test-dist demo setup test test-unit test-privileged test-some-faults test-faults test-service test-e2e test-some-clients test-clients test-containerd test-vm fuzz fuzz-proxy check bench bpf man install uninstall clean root
+.PHONY: build dist dist-program docs test-packages order test-dist demo setup test test-unit test-privileged test-some-faults test-faults test-service test-e2e test-some-clients test-clients test-containerd test-vm fuzz fuzz-proxy check bench bpf man install uninstall clean root
 
 build:
 	$(CARGO) build $(FLAGS)
 
-dist:
-	$(CARGO) build --profile dist --locked --target $(TARGET)
+# The packages of a release: deb, rpm, tarball, SBOM, SHA256SUMS; COSIGN_KEY=FILE signs them. ARCHES=x86_64 makes those of one machine.
+# The program is static, so that any distribution's is the same.
+dist: $(addprefix dist-,$(ARCHES))
+	ls -l $(PACKAGES)
+
+# The optimised program of this machine, which is also measured.
+dist-program:
+	$(CARGO) build $(DISTFLAGS)
 	strip $(DIST)
+
+dist-$(shell uname -m): dist-program
+	ARCH=$(shell uname -m) packaging/build.sh $(DIST) $(PACKAGES)
+
+# Debian's Rust and cross compiler, as root: packaging/cross.sh.
+ifneq ($(shell uname -m),aarch64)
+dist-aarch64: root dist-program
+	packaging/cross.sh aarch64 $(OUT)/cross build --profile dist --locked --target aarch64-unknown-linux-gnu --bin bpfman-hook
+	ARCH=aarch64 WRITER=$(DIST) packaging/build.sh $(OUT)/cross/aarch64-unknown-linux-gnu/dist/bpfman-hook $(PACKAGES)
+endif
+
+# The documents as a site, in target/site, with links checked.
+docs:
+	tests/docs/build.sh $(OUT)/site
 
 # Has the linker order the functions of `dist` by what a start calls, after larger changes: benches/start.order.
 order: root
 	mkdir -p $(OUT)/bench
 	for program in run container touched; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
-	$(CARGO) build --profile dist --locked --target $(TARGET)
+	$(CARGO) build $(DISTFLAGS)
 	python3 benches/order.py --binary $(DIST) --floors $(OUT)/bench
 
 demo: root build
 	tests/demo/demo.sh $(BINARY)
 
-test: setup test-unit test-privileged test-some-faults test-service test-e2e test-some-clients test-containerd test-vm
+test: setup test-unit test-privileged test-some-faults test-service test-e2e test-packages test-some-clients test-containerd test-vm
 
 # Installs what is missing, as root; a message where it cannot.
 setup:
@@ -60,11 +86,16 @@ test-faults: root
 
 # The end-to-end tests with the binary that is shipped. It takes some ten minutes, and is not part of `make test`.
 test-dist: root setup
-	$(CARGO) test --profile dist --locked --target $(TARGET) --test e2e
+	$(CARGO) test $(DISTFLAGS) --test e2e
 
 # The gRPC service as another process, with clients of other users, on the real kernel.
 test-service: root
 	$(CARGO) test $(FLAGS) --test service
+
+# The packages, installed, used and removed in a clean Debian without a compiler, and the quick starts of docs/ there, with the program
+# that the other tests have. The first time fetches some 120 MB; a machine that cannot fetch them says so and goes on.
+test-packages: root build
+	tests/packages/suite.sh $(BINARY) $(CASES) || { status=$$?; [ $$status = 77 ] || exit $$status; }
 
 test-e2e: root
 	$(CARGO) test $(FLAGS) --test e2e
@@ -122,12 +153,12 @@ check: setup build
 	$(MAKE) man
 
 # What is measured, and against what: benches/README.md. ACCEPT=1 makes the ratios those that later runs are compared with.
-bench: root dist
+bench: root dist-program
 	mkdir -p $(OUT)/bench
 	for program in f0 f1 f2 run container proxy; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
 	python3 benches/bench.py --binary $(DIST) --floors $(OUT)/bench $(BENCH) $(if $(ACCEPT),--accept)
 	python3 benches/images.py --binary $(DIST) --floors $(OUT)/bench $(BENCH_IMAGES) $(if $(ACCEPT),--accept)
-	helper=$$($(CARGO) build --profile dist --locked --target $(TARGET) --bench manual --message-format=json | sed -n 's|.*"executable":"\([^"]*/manual-[^"]*\)".*|\1|p') && \
+	helper=$$($(CARGO) build $(DISTFLAGS) --bench manual --message-format=json | sed -n 's|.*"executable":"\([^"]*/manual-[^"]*\)".*|\1|p') && \
 	python3 benches/manual.py --binary $(DIST) --helper "$$helper" --floors $(OUT)/bench $(BENCH_MANUAL) $(if $(ACCEPT),--accept)
 	python3 benches/nri.py --binary $(DIST) $(BENCH_NRI) $(if $(ACCEPT),--accept)
 	python3 benches/proxy.py --binary $(DIST) --floors $(OUT)/bench $(BENCH_PROXY) $(if $(ACCEPT),--accept)

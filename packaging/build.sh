@@ -30,6 +30,10 @@ x86_64) architecture=amd64 ;;
 aarch64) architecture=arm64 ;;
 *) echo "packaging/build.sh: no packages are made for $arch" >&2; exit 2 ;;
 esac
+# What a tag releases, the changelog describes.
+if git -C "$source" describe --exact-match --tags HEAD 2>/dev/null | grep -qx "v$version"; then
+    grep -qF "## [$version]" "$source/CHANGELOG.md" || { echo "CHANGELOG.md has no section [$version], which the tag releases" >&2; exit 1; }
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 scripts=$here/package
@@ -47,7 +51,8 @@ rm -r "${tree:?}/etc"
 install -m 0755 "$binary" "$tree/usr/bin/bpfman-hook"
 find "$tree/usr/share/man" -type f -exec gzip -9n {} +
 documents=$tree/usr/share/doc/bpfman-hook
-install -d -m 0755 "$documents/docs" "$documents/examples" "$tree/etc/bpfman-hook/keys" "$tree/usr/libexec/bpfman-hook" "$tree/usr/share/bpfman-hook"
+install -d -m 0755 "$documents/docs" "$documents/examples" "$tree/etc/bpfman-hook/keys" "$tree/usr/libexec/bpfman-hook" "$tree/usr/share/bpfman-hook" \
+    "$tree/etc/containers/containers.conf.d"
 cp "$source"/{README,CHANGELOG,SECURITY,CONTRIBUTING}.md "$documents"
 cp -r "$source/docs/." "$documents/docs"
 cp -r "$source/nri" "$documents/examples/nri"
@@ -80,7 +85,10 @@ echo /etc/bpfman-hook/policy.toml >"$work/DEBIAN/conffiles"
 install -m 0755 "$scripts/after-install" "$work/DEBIAN/postinst"
 install -m 0755 "$scripts/before-remove" "$work/DEBIAN/prerm"
 install -m 0755 "$scripts/after-remove" "$work/DEBIAN/postrm"
-(cd "$deb" && find . -type f ! -path ./etc/bpfman-hook/policy.toml | sed 's|^\./||' | sort | xargs -d '\n' md5sum) >"$work/DEBIAN/md5sums"
+(cd "$deb" && find . -type f ! -path ./etc/bpfman-hook/policy.toml | sed 's|^\./||' | sort | while IFS= read -r file; do
+    # Given a name with a backslash, md5sum writes one that dpkg does not read.
+    printf '%s  %s\n' "$(md5sum <"$file" | cut -d ' ' -f 1)" "$file"
+done) >"$work/DEBIAN/md5sums"
 mv "$work/DEBIAN" "$deb/DEBIAN"
 find "$deb/DEBIAN" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 dpkg-deb --root-owner-group --threads-max=1 "${deb_options[@]}" --build "$deb" "$out/bpfman-hook_${version}_$architecture.deb" >/dev/null
@@ -89,6 +97,7 @@ dpkg-deb --root-owner-group --threads-max=1 "${deb_options[@]}" --build "$deb" "
 list "$tree"
 {
     echo '%defattr(-,root,root,-)'
+    echo '%dir /etc/containers/containers.conf.d'
     echo '%dir /etc/bpfman-hook'
     echo '%dir /etc/bpfman-hook/keys'
     echo '%config(noreplace) /etc/bpfman-hook/policy.toml'
@@ -110,6 +119,7 @@ mkdir "$work/$name"
 install -m 0755 "$binary" "$work/$name/bpfman-hook"
 cp "$source/LICENSE" "$work/$name"
 cp -r "$documents/." "$work/$name"
+mv "$work/$name/examples/nri" "$work/$name/"
 rm "$work/$name/copyright"
 pack "$work" "$name" "$out/$name.tar.gz"
 made=("bpfman-hook_${version}_$architecture.deb" "bpfman-hook-$version-1.$arch.rpm" "$name.tar.gz")

@@ -85,8 +85,8 @@ pub enum InstallError {
         /// Why.
         problem: String,
     },
-    /// A file that would be written is the installed package's.
-    #[error("write {}: it belongs to the package bpfman-hook, which has another version or other options; upgrade or remove the package", .0.display())]
+    /// The package that is installed here has another program, or another file in this place.
+    #[error("write {}: the package bpfman-hook is installed here, with another version or other options; upgrade or remove the package", .0.display())]
     Packaged(PathBuf),
     /// Programs are still loaded.
     #[error("remove {}: programs are still pinned there; stop the containers, run `bpfman-hook gc` to release those of dead containers, then run uninstall again", .0.display())]

@@ -67,6 +67,9 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
     engines.0.extend(asked(targets));
     let invocation = place.invocation(&engines);
 
+    if place.is_packaged() && !place.is_of_package(&place.binary()) {
+        return Err(InstallError::Packaged(place.staged(&place.binary())));
+    }
     let own = Path::new("/proc/self/exe");
     let program = fs::read(own).map_err(|source| InstallError::Io { doing: "read", path: own.to_owned(), source })?;
     work.write(&place.binary(), &program, 0o755)?;

@@ -1,5 +1,5 @@
 #!/bin/bash
-# suite.sh [--tree NAME] SUITE PACKAGE...   unpacks packages of another Debian suite (trixie, sid) and prints the directory.
+# suite.sh [--tree NAME] SUITE PACKAGE[:ARCHITECTURE]...   unpacks packages of another Debian suite (trixie, sid) and prints the directory.
 #
 # Each package goes to a directory of its own below the one that is printed. With --tree, all of them and what they depend on
 # go to one directory, a root file system in which their programs run, without the maintainers' scripts.
@@ -42,13 +42,18 @@ prepare() {
     -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null -o "Dir::State::Lists=$cache/apt/lists"
     -o "Dir::Cache=$cache/apt/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=3
     -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false)
+  # Packages of another architecture: PACKAGE:ARCHITECTURE.
+  local architecture
+  for architecture in $(printf '%s\n' "$@" | sed -n 's/.*://p' | sort -u); do
+    options+=(-o "APT::Architectures::=$(dpkg --print-architecture)" -o "APT::Architectures::=$architecture")
+  done
   apt-get "${options[@]}" update >&2 || skip "its package lists cannot be fetched"
 }
 
 if [ -n "$tree" ]; then
   made=$cache/tree-$tree
   if [ -n "${SUITE_REFRESH:-}" ] || [ "$(cat "$made.packages" 2>/dev/null)" != "$*" ]; then
-    prepare
+    prepare "$@"
     rm -rf "$cache/debs" "$made" "$made.new" "$made.packages"
     mkdir -p "$cache/debs/partial" "$made.new/usr"/{bin,sbin,lib,lib64} "$made.new"/{proc,sys,dev,run,tmp,etc}
     ln -s usr/bin usr/sbin usr/lib usr/lib64 "$made.new/"
@@ -74,7 +79,7 @@ for package; do
 done
 
 if [ ${#missing[@]} -gt 0 ]; then
-  prepare
+  prepare "$@"
   for package in "${missing[@]}"; do
     rm -rf "$cache/debs" "$cache/$package.new"
     mkdir -p "$cache/debs"

@@ -3,6 +3,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 
 import kubernetes_validate
 import yaml
@@ -79,6 +80,29 @@ def check_daemonset(binary, root, overlay, document):
                 problems.append(f"{name}: {path} of the node is at {mount['mountPath']}")
 
 
+def check_quick_starts(binary, root):
+    """The manifests of the quick starts: what Kubernetes takes, with requests that the program understands."""
+    manifests = 0
+    for page in sorted((root / "docs/quickstart").glob("*.md")):
+        for block in re.findall(r"^```yaml\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+            document = yaml.safe_load(block)
+            manifests += 1
+            for version in VERSIONS:
+                try:
+                    kubernetes_validate.validate(document, version, strict=True)
+                except kubernetes_validate.ValidationError as error:
+                    problems.append(f"{page.name}: {document['kind']}, Kubernetes {version}: {error}")
+            pod = document["spec"].get("template", document)
+            asked = [f"--annotation={key}={value}" for key, value in pod["metadata"]["annotations"].items()]
+            with tempfile.TemporaryDirectory() as host:
+                run = subprocess.run([binary, "--root", host, "policy", "explain", "--engine", "containerd", *asked],
+                                     capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            if not re.search("^program ", run.stdout, re.MULTILINE) or re.search("^refused +annotation", run.stdout, re.MULTILINE):
+                problems.append(f"{page.name}: {run.stdout}{run.stderr}")
+    assert manifests >= 2, manifests
+    return manifests
+
+
 def main():
     binary, root, rendered = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3:]
     assert len(rendered) >= 5, rendered
@@ -95,11 +119,12 @@ def main():
                 daemonsets += 1
                 check_daemonset(binary, root, pathlib.Path(path).stem, document)
     assert daemonsets == len(rendered), (daemonsets, rendered)
+    objects += check_quick_starts(binary, root)
     for problem in problems:
         print("manifests:", problem, file=sys.stderr)
     if problems:
         sys.exit(1)
-    print(f"manifests: {objects} objects of {len(rendered)} overlays fit Kubernetes {', '.join(VERSIONS)} and the program")
+    print(f"manifests: {objects} objects of {len(rendered)} overlays and of the quick starts fit Kubernetes {', '.join(VERSIONS)} and the program")
 
 
 main()
