@@ -21,7 +21,7 @@ PACKAGES := $(OUT)/packages
 # No directory of this machine is in the program: the same sources give the same bytes anywhere.
 DISTFLAGS = --profile dist --locked --target $(TARGET) --config "target.$(TARGET).rustflags=[$(REMAP)]"
 REMAP    := '--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo', '--remap-path-prefix=$(CURDIR)=/source', '--remap-path-prefix=$(abspath $(OUT))=/out'
-SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/recipes/build.sh tests/demo/demo.sh tests/demo/image.sh packaging/build.sh packaging/cross.sh $(addprefix packaging/package/,after-install before-remove after-remove release-later) $(wildcard tests/docs/*.sh tests/packages/*.sh tests/bpf/*.sh tests/clients/*.sh tests/lsm/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
+SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/recipes/build.sh tests/demo/demo.sh tests/demo/image.sh packaging/build.sh packaging/cross.sh $(addprefix packaging/package/,after-install before-remove after-remove release-later) $(wildcard tests/docs/*.sh tests/grafana/*.sh tests/packages/*.sh tests/bpf/*.sh tests/clients/*.sh tests/lsm/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
 
 .DEFAULT_GOAL := build
 .PHONY: build dist dist-program docs test-packages order test-dist demo setup test test-unit test-privileged test-some-faults test-faults test-service test-e2e test-some-clients test-clients test-containerd test-vm fuzz fuzz-proxy check bench bpf man install uninstall clean root
@@ -147,6 +147,8 @@ check: setup build
 	shellcheck $(SCRIPTS)
 	tests/bpf/build.sh --check
 	tests/manifests/check.sh $(BINARY)
+	tests/grafana/check.sh
+	tests/docs/build.sh $(OUT)/site || { status=$$?; [ $$status = 77 ] || exit $$status; }
 	tests/lsm/check.sh
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; \
 	else echo "cargo deny: skipped, it is not installed (cargo install cargo-deny)"; fi
