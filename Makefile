@@ -24,7 +24,7 @@ REMAP    := '--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo', '--
 SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/recipes/build.sh tests/demo/demo.sh tests/demo/image.sh packaging/build.sh packaging/cross.sh $(addprefix packaging/package/,after-install before-remove after-remove release-later) $(wildcard tests/docs/*.sh tests/grafana/*.sh tests/packages/*.sh tests/bpf/*.sh tests/clients/*.sh tests/lsm/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
 
 .DEFAULT_GOAL := build
-.PHONY: build dist dist-program docs test-packages order test-dist demo setup test test-unit test-privileged test-some-faults test-faults test-service test-e2e test-some-clients test-clients test-containerd test-vm fuzz fuzz-proxy check bench bpf man install uninstall clean root
+.PHONY: build dist dist-program docs test-aarch64 test-packages order test-dist demo setup test test-unit test-privileged test-some-faults test-faults test-service test-e2e test-some-clients test-clients test-containerd test-vm fuzz fuzz-proxy check bench bpf man install uninstall clean root
 
 build:
 	$(CARGO) build $(FLAGS)
@@ -48,6 +48,10 @@ dist-aarch64: root dist-program
 	packaging/cross.sh aarch64 $(OUT)/cross build --profile dist --locked --target aarch64-unknown-linux-gnu --bin bpfman-hook
 	ARCH=aarch64 WRITER=$(DIST) packaging/build.sh $(OUT)/cross/aarch64-unknown-linux-gnu/dist/bpfman-hook $(PACKAGES)
 endif
+
+# The program for aarch64 under qemu-user, as far as it makes no call of bpf(2).
+test-aarch64: dist-aarch64
+	tests/packages/aarch64.sh $(OUT)/cross/aarch64-unknown-linux-gnu/dist/bpfman-hook $(DIST)
 
 # The documents as a site, in target/site, with links checked.
 docs:

@@ -54,17 +54,18 @@ remove
 
 # fresh: a root in which nothing of ours is.
 fresh() {
-  if [ -d "$root" ]; then unmount; rm -rf --one-file-system "$root"; fi
-  mkdir -p "$place"
-  cp -a "$clean" "$root"
-  # podman makes the mounts below its / private, which has to be a mount point for that.
-  mount --bind "$root" "$root"
+  if [ -d "$root" ]; then unmount; rm -rf --one-file-system "$root" "$place/upper" "$place/work"; fi
+  mkdir -p "$root" "$place/upper" "$place/work"
+  chmod 755 "$place" "$place/upper"
+  # A mount point: podman makes the mounts below its / private.
+  mount -t overlay -o "lowerdir=$clean,upperdir=$place/upper,workdir=$place/work" overlay "$root"
   mount -t proc proc "$root/proc"
   mount --rbind /sys "$root/sys"
   mount --make-rslave "$root/sys"
   mount -t tmpfs -o mode=755 tmpfs "$root/dev"
   for node in null zero full random urandom tty; do cp -a "/dev/$node" "$root/dev/"; done
   ln -s /proc/self/fd "$root/dev/fd"
+  for at in 0 1 2; do ln -s "/proc/self/fd/$at" "$root/dev/$(echo stdin stdout stderr | cut -d ' ' -f $((at + 1)))"; done
   ln -s pts/ptmx "$root/dev/ptmx"
   mkdir "$root/dev/pts" "$root/dev/shm" "$root/dev/net"
   mount -t devpts -o newinstance,ptmxmode=666 devpts "$root/dev/pts"
