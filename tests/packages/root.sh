@@ -4,7 +4,7 @@
 # Callers copy it. One that is there already costs nothing; ROOT_REFRESH=1 makes it again. Exit status 77, with the reason: it cannot
 # be had here.
 set -euo pipefail
-packages=podman,runc,containernetworking-plugins,iptables,bpftool,jq,rpm,iproute2,iputils-ping,procps,ca-certificates
+packages=mount,podman,runc,containernetworking-plugins,iptables,bpftool,jq,rpm,iproute2,iputils-ping,procps,ca-certificates
 made=${BPFMAN_HOOK_TEST_CACHE:-/var/cache/bpfman-hook-tests}/root
 skip() {
   echo "a clean Debian: $*"
