@@ -220,7 +220,7 @@ rpm() {
   in_root rpm -i --nodeps "./bpfman-hook-$version-1.$(uname -m).rpm" >"$place/said" 2>&1 || fail "$(cat "$place/said")"
   grep -q 'Next:' "$place/said" || fail "%post says nothing: $(cat "$place/said")"
   in_root rpm -V --nodeps bpfman-hook || fail "rpm finds its files changed"
-  in_root rpm -q --conffiles bpfman-hook | grep -qx /etc/bpfman-hook/policy.toml || fail "the policy is not a configuration file"
+  in_root rpm -q --configfiles bpfman-hook | grep -qx /etc/bpfman-hook/policy.toml || fail "the policy is not a configuration file"
   complete
   VERSION=$version.1 LIGHT=1 SBOM=no "$source/packaging/build.sh" "$binary" "$place/next" 2>/dev/null
   cp "$place/next/"*".1-1.$(uname -m).rpm" "$root/root/next.rpm"
