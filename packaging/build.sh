@@ -101,7 +101,9 @@ list "$tree"
     echo '%dir /etc/bpfman-hook'
     echo '%dir /etc/bpfman-hook/keys'
     echo '%config(noreplace) /etc/bpfman-hook/policy.toml'
-    (cd "$tree" && find usr/share/doc/bpfman-hook usr/libexec/bpfman-hook usr/share/bpfman-hook -type d | sed 's|^|%dir "/|; s|$|"|')
+    # Its own directories, and those of packages that it does not depend on.
+    (cd "$tree" && find usr/share/doc/bpfman-hook usr/libexec/bpfman-hook usr/share/bpfman-hook usr/share/containers usr/share/fish \
+        usr/share/zsh usr/lib/sysusers.d usr/lib/tmpfiles.d -type d | sed 's|^|%dir "/|; s|$|"|')
     # A backslash in a name is a pattern to rpm.
     grep -v '^/etc/' "$work/package-files" | sed 's|\\|?|g; s|^|"|; s|$|"|'
 } >"$work/list"
@@ -110,7 +112,7 @@ rpmbuild -bb --quiet --target "$arch-linux" --buildroot "$work/buildroot" \
     --define "_topdir $work/rpm" --define "_rpmdir $work/rpms" --define '_buildhost localhost' --define 'debug_package %{nil}' \
     --define '__os_install_post %{nil}' --define '_build_id_links none' --define '_dbpath %{_topdir}/db' \
     --define 'use_source_date_epoch_as_buildtime 1' --define 'clamp_mtime_to_source_date_epoch 1' \
-    --define "_binary_payload $payload" "$work/bpfman-hook.spec"
+    --define "_binary_payload $payload" "$work/bpfman-hook.spec" >/dev/null
 mv "$work/rpms/$arch/bpfman-hook-$version-1.$arch.rpm" "$out"
 
 # --- tarball: for hosts without either ----------------------------------------------------------------------------------------

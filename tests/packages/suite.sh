@@ -1,6 +1,6 @@
 #!/bin/bash
 # suite.sh BINARY [CASE...]   installs, uses and removes the packages of BINARY in a clean Debian without a compiler, and walks the
-# quick starts there. CASE: deb, upgrade, living, rpm, first-hour, probe, image, docker, crio, kubernetes.
+# quick starts there. CASE: release, deb, upgrade, living, rpm, first-hour, probe, image, docker, crio, kubernetes.
 #
 # The blocks of commands come from docs/quickstart, word by word: nothing else is typed. What stands for the user's own is made here: a
 # registry on the loopback interface, a container image, the package in the current directory. Exit status 77, with the reason, where
@@ -11,7 +11,8 @@ source=$(readlink -f "$here/../..")
 [ $# -ge 1 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
 binary=$(readlink -e "$1")
 shift
-[ $# -gt 0 ] || set -- deb upgrade living rpm first-hour probe image docker crio kubernetes
+[ $# -gt 0 ] || set -- release deb upgrade living rpm first-hour probe image docker crio kubernetes
+fail() { echo "FAILED: $*" >&2; exit 1; }
 skipped() { echo "SKIPPED $*" | tee -a "${BPFMAN_HOOK_TEST_SKIPPED:-/dev/null}" >&2; }
 answer=$("$here/root.sh") || { status=$?; [ $status != 77 ] || skipped "the packages: $answer"; exit $status; }
 clean=${answer##*$'\n'}
@@ -20,8 +21,49 @@ clean=${answer##*$'\n'}
 # What engine() takes; a suite that cannot be had is said there.
 for suite in trixie sid; do "$source/tests/lab/suite.sh" "$suite" cosign >/dev/null || true; done
 
+# release: the same input gives the same bytes in another directory, the signature is one that cosign takes, and the SBOM names the crates.
+# It is made outside of the network below: cargo asks its registry for the crates of other systems.
+release() {
+  local work cosign name
+  work=$(mktemp -d)
+  export COSIGN_PASSWORD=
+  cosign=$("$source/tests/lab/suite.sh" trixie cosign | tail -n 1)/cosign/usr/bin/cosign
+  if [ ! -x "$cosign" ] || ! "$source/tests/lab/suite.sh" sid cargo-cyclonedx libc6 libgcc-s1 >/dev/null; then
+    skipped "release: no cosign or no cargo-cyclonedx of Debian"
+    return 0
+  fi
+  (cd "$work" && "$cosign" generate-key-pair 2>/dev/null)
+  LIGHT=1 COSIGN_KEY=$work/cosign.key "$source/packaging/build.sh" "$binary" "$work/one" 2>/dev/null
+  # The time of the last commit is not in a copy.
+  mkdir "$work/copy"
+  cp -r "$source"/{Cargo.toml,*.md,LICENSE,docs,nri,packaging} "$work/copy"
+  mkdir "$work/copy/tests"
+  cp -r "$source/tests/bpf" "$work/copy/tests"
+  LIGHT=1 SBOM=no SOURCE_DATE_EPOCH=$(git -C "$source" log -1 --format=%ct) "$work/copy/packaging/build.sh" "$binary" "$work/two" 2>/dev/null
+  diff <(grep -v cdx "$work/one/SHA256SUMS") "$work/two/SHA256SUMS" || fail "the second time gives other bytes"
+  "$cosign" verify-blob --key "$work/one/SHA256SUMS.pub" --signature "$work/one/SHA256SUMS.sig" --insecure-ignore-tlog=true \
+    "$work/one/SHA256SUMS" >/dev/null 2>&1 || fail "cosign does not take the signature"
+  ! "$cosign" verify-blob --key "$work/one/SHA256SUMS.pub" --signature "$work/one/SHA256SUMS.sig" --insecure-ignore-tlog=true \
+    "$work/two/SHA256SUMS" >/dev/null 2>&1 || fail "cosign takes the signature for other sums"
+  (cd "$work/one" && sha256sum --check --quiet SHA256SUMS) || fail "SHA256SUMS"
+  # The SBOM: what Cargo.toml names, and no directory of this machine.
+  name=$(echo "$work"/one/*.cdx.json)
+  python3 - "$name" "$source" <<'PYTHON' || fail "the SBOM"
+import json, sys, tomllib
+bom = json.load(open(sys.argv[1]))
+assert bom["bomFormat"] == "CycloneDX" and bom["metadata"]["component"]["name"] == "bpfman-hook", bom["metadata"]
+found = {component["name"]: component for component in bom["components"]}
+missing = set(tomllib.load(open(sys.argv[2] + "/Cargo.toml", "rb"))["dependencies"]) - set(found)
+assert not missing, missing
+assert all(component["purl"].startswith("pkg:cargo/") for component in found.values())
+assert sys.argv[2] not in open(sys.argv[1]).read()
+PYTHON
+  rm -rf "$work"
+}
+
 # A network of its own: the port of the registry, podman's bridge and its packet filter are not this machine's.
 if [ -z "${INSIDE:-}" ]; then
+  case " $* " in *" release "*) echo "--- release" && release ;; esac
   exec env INSIDE=1 unshare --net "$0" "$binary" "$@"
 fi
 ip link set lo up
@@ -34,7 +76,6 @@ root=$place/root
 passed=0
 registry=
 step() { echo "--- $*"; }
-fail() { echo "FAILED: $*" >&2; exit 1; }
 objects() { for kind in prog map link; do bpftool "$kind" show | sed -n "s/^\([0-9]*\):.*/$kind \1/p"; done | sort; }
 # in_root COMMAND...: there, as root, in the directory where the user's files are.
 in_root() { env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 COSIGN_PASSWORD= DEBIAN_FRONTEND=noninteractive chroot "$root" sh -c 'cd /root && exec "$@"' sh "$@"; }
@@ -303,8 +344,8 @@ crio() {
 }
 
 for case; do
-  step "$case"
-  "$case"
+  [ "$case" = release ] || step "$case"
+  [ "$case" = release ] || "$case"
   passed=$((passed + 1))
   for _ in $(seq 50); do left=$(objects | comm -13 <(echo "$before") -); [ -n "$left" ] || break; sleep 0.1; done
   [ -z "$left" ] || fail "$case leaves $left"
