@@ -18,6 +18,8 @@ answer=$("$here/root.sh") || { status=$?; [ $status != 77 ] || skipped "the pack
 clean=${answer##*$'\n'}
 "$source/tests/setup.sh" rpm docker-registry busybox-static bpftool openssl clang libbpf-dev >&2
 
+answer=$("$source/tests/lab/suite.sh" --tree docker trixie docker.io docker-cli runc jq bash coreutils grep sed util-linux mount procps iptables) &&
+  docker_root=${answer##*$'\n'} || docker_root=
 # What engine() takes; a suite that cannot be had is said there.
 for suite in trixie sid; do "$source/tests/lab/suite.sh" "$suite" cosign >/dev/null || true; done
 
@@ -112,6 +114,7 @@ fresh() {
   mount -t devpts -o newinstance,ptmxmode=666 devpts "$root/dev/pts"
   mount -t tmpfs tmpfs "$root/run"
   # Settings of a machine without systemd and with few privileges; hooks, annotations and images are not among them.
+  mkdir -p "$root/etc/containers" "$root/root"
   cat >"$root/etc/containers/containers.conf" <<'CONF'
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
@@ -148,7 +151,7 @@ engine() { # COSIGN-SUITE
   mkdir -p "$place/image/bin" "$place/registry"
   cp "$(command -v busybox)" "$place/image/bin/busybox"
   for applet in sh sleep nc; do ln -sf busybox "$place/image/bin/$applet"; done
-  tar -C "$place/image" --owner=0 --group=0 -c . | in_root podman import -q -c 'CMD ["/bin/sh"]' - docker.io/library/alpine >/dev/null
+  [ ! -e "$root/usr/bin/podman" ] || tar -C "$place/image" --owner=0 --group=0 -c . | in_root podman import -q -c 'CMD ["/bin/sh"]' - docker.io/library/alpine >/dev/null
   if [ -z "$registry" ]; then
     printf 'version: 0.1\nlog: { level: error }\nstorage:\n  filesystem: { rootdirectory: %s }\nhttp:\n  addr: "127.0.0.1:5000"\n' "$place/registry" >"$place/registry.yml"
     docker-registry serve "$place/registry.yml" >"$place/registry.log" 2>&1 9>&- &
@@ -312,22 +315,24 @@ image() {
   typed image 1
 }
 
-# The runtime of docker's page, called as docker calls it: this Debian's docker is older than the one that passes annotations.
+# A docker that passes annotations is one of a newer Debian; its root has no package manager.
 docker() {
+  local clean=$docker_root
+  [ -n "$clean" ] || { skipped "docker: none of Debian trixie"; return 0; }
   fresh
+  dpkg-deb -x "$place"/made/*.deb "$root"
   engine trixie docker
   [ -n "$signs" ] || return 0
-  typed podman 1
-  in_root podman rm -f -t 0 web >/dev/null
+  # What the page refers to: a policy, and an image that it allows.
+  block podman 1 | sed -n '2,5p' | in_root bash -e >"$place/said" 2>&1 || fail "$(cat "$place/said")"
   typed docker 1
-  in_root jq -e .runtimes.hooks.path /etc/docker/daemon.json >/dev/null || fail "docker.md writes no daemon.json"
-  typed runc 1
-  in_root runc delete --force count
-  in_root sh -c 'cd bundle && jq "del(.hooks)" config.json >plain && mv plain config.json &&
-    /usr/local/bin/runc-with-hooks --root /run/runc-docker --log /root/log create --bundle /root/bundle --pid-file /root/pid count </dev/null >/dev/null 2>&1' || fail "the runtime of docker.md cannot create: $(cat "$root/root/log")"
-  in_root bpfman-hook list containers | grep -q '^count ' || fail "the runtime of docker.md adds no hooks"
-  in_root /usr/local/bin/runc-with-hooks --root /run/runc-docker delete --force count
-  ! in_root bpfman-hook list containers | grep -q '^count ' || fail "poststop did not run"
+  in_root dockerd --iptables=false --ip6tables=false --bridge=none --storage-driver=vfs --exec-opt native.cgroupdriver=cgroupfs \
+    --cgroup-parent /bpfman-hook-test >"$place/dockerd" 2>&1 9>&- &
+  for _ in $(seq 300); do in_root docker version >/dev/null 2>&1 && break; sleep 0.2; done
+  tar -C "$place/image" --owner=0 --group=0 -c . | in_root docker import - alpine >"$place/said" 2>&1 || fail "$(cat "$place/said" "$place/dockerd")"
+  typed docker 2
+  [ "$(grep -c 'xdp count_packets\|cgroup_skb count_egress' "$place/typed")" = 2 ] || fail "docker's container has no programs: $(cat "$place/typed")"
+  [ -z "$(in_root bpfman-hook list containers -q)" ] || fail "the end of docker's container left something"
 }
 
 kubernetes() {
