@@ -49,9 +49,10 @@ dist-aarch64: root dist-program
 	ARCH=aarch64 WRITER=$(DIST) packaging/build.sh $(OUT)/cross/aarch64-unknown-linux-gnu/dist/bpfman-hook $(PACKAGES)
 endif
 
-# The program for aarch64 under qemu-user, as far as it makes no call of bpf(2).
+# The program for aarch64: under qemu-user, as far as it makes no call of bpf(2), and in a guest with Debian's kernel for arm64.
 test-aarch64: dist-aarch64
 	tests/packages/aarch64.sh $(OUT)/cross/aarch64-unknown-linux-gnu/dist/bpfman-hook $(DIST)
+	tests/packages/aarch64-guest.sh $(OUT)/cross/aarch64-unknown-linux-gnu/dist/bpfman-hook
 
 # The documents as a site, in target/site, with links checked.
 docs:

@@ -37,11 +37,15 @@ bpfman-hook load file --path /demo.o --attach 'xdp:count_packets iface=lo' --app
 ping -c 2 -q 127.0.0.1
 bpfman-hook list links && said links listed
 bpfman-hook unload --application try && said unloaded
-bpfman-hook token create --exec --delegate networking --host-scope -- /bin/bpfman-hook token probe && said token used
+bpfman-hook token create --exec --delegate networking -- /bin/bpfman-hook token probe && said token used
 poweroff -f
 INIT
 chmod 755 "$work/root/init"
 (cd "$work/root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd"
 timeout 300 qemu-system-aarch64 -M virt -cpu max -m 1024 -smp 2 -accel tcg,thread=multi -nographic -no-reboot -nic none \
   -kernel "$(echo "$kernel"/boot/vmlinuz-*-arm64)" -initrd "$work/initrd" -append 'console=ttyAMA0 quiet panic=-1' </dev/null >"$work/console" 2>&1 || true
-cat "$work/console"
+sed -n 's/\r$//; /^said: /p' "$work/console"
+for word in 'xdp loaded' 'links listed' 'unloaded' 'token used'; do
+  grep -q "^said: $word" "$work/console" || { cat "$work/console"; echo "FAILED: the guest did not say: $word" >&2; exit 1; }
+done
+echo "aarch64 in a guest: 4 passed, 0 failed"
