@@ -9,11 +9,11 @@ use bpfman_hook::cli::proxy::ProxyCommand;
 use bpfman_hook::cli::service::SystemCommand;
 use bpfman_hook::cli::{self, Command, HookStage, PolicyCommand, TokenCommand};
 use bpfman_hook::commands::image as image_commands;
-use bpfman_hook::commands::{documents, events, guard, manual, police, policy, records, request_child, token};
+use bpfman_hook::commands::{documents, events, gate, guard, manual, police, policy, records, request_child, token};
 use bpfman_hook::doctor::no_connect;
 use bpfman_hook::hooks::{create_runtime, poststop, precreate};
 use bpfman_hook::image;
-use bpfman_hook::kernel::LinuxKernel;
+use bpfman_hook::kernel::{self, LinuxKernel};
 use bpfman_hook::output::error::CommandError;
 use bpfman_hook::output::logging;
 use bpfman_hook::paths::Paths;
@@ -44,6 +44,7 @@ fn main() -> ExitCode {
     let root = cli.root;
     let paths = root.as_deref().map_or_else(Paths::system, Paths::below);
     export::install(paths.export());
+    kernel::gate::install(paths.gate());
     run(cli.command, root.as_deref(), &paths).unwrap_or_else(|error| error.print())
 }
 
@@ -91,6 +92,7 @@ fn run(command: Command, root: Option<&Path>, paths: &Paths) -> Result<ExitCode,
         Command::Proxy(ProxyCommand::OwnSocket { path }) => proxy::serve_own_socket(&path),
         Command::Police(PoliceCommand::Profile(args)) => police::profile(paths, &args),
         Command::Guard(what) => guard::run(paths, &what),
+        Command::Gate(what) => gate::run(paths, &what),
         Command::Policy(PolicyCommand::Check(args)) => policy::run_check(paths, &args),
         Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(paths, &args),
         Command::Init(args) => first_policy::run(paths, &args),

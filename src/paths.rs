@@ -5,6 +5,12 @@ use std::path::{Path, PathBuf};
 /// The name of the guard's directory in our bpffs, beside the owners' directories.
 pub const GUARD: &str = "guard";
 
+/// The name of the gate's directory in our bpffs.
+pub const GATE: &str = "gate";
+
+/// The name of the file with the serial number of the node's keyring, beside our bpffs.
+pub const PROGRAM_KEYRING: &str = "program-keyring";
+
 /// The directories of one installation. `--root DIR` moves all of them below DIR.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
@@ -40,6 +46,21 @@ impl Paths {
     /// The pins of the guard, in the bpffs of all pins.
     pub fn guard(&self) -> PathBuf {
         self.bpffs().join(GUARD)
+    }
+
+    /// The pins of the gate, in the bpffs of all pins.
+    pub fn gate(&self) -> PathBuf {
+        self.bpffs().join(GATE)
+    }
+
+    /// The file with the serial number of the node's keyring for signatures of programs.
+    pub fn program_keyring(&self) -> PathBuf {
+        self.run.join(PROGRAM_KEYRING)
+    }
+
+    /// The certificates from which that keyring is made: *.pem.
+    pub fn program_keys(&self) -> PathBuf {
+        self.etc.join("program-keys")
     }
 
     /// The log of `hook`, for hosts without a journal.

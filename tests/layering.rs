@@ -12,8 +12,10 @@ use bpfman_hook::model::container::asks;
 use bpfman_hook::model::policy::Engine;
 use bpfman_hook::setup::hook_files;
 use bpfman_hook::setup::hook_files::{Engines, Invocation};
+use bpfman_hook::setup::units::gate;
 use bpfman_hook::setup::units::gc;
 use bpfman_hook::setup::units::guard;
+use bpfman_hook::setup::units::keyring;
 use bpfman_hook::setup::units::nri;
 use bpfman_hook::setup::units::proxy;
 use bpfman_hook::setup::units::service;
@@ -187,6 +189,7 @@ fn each_crate_has_its_layer() {
         ("heed", &["store"]),
         // For what we write: what others wrote is read by image/oci/document.rs.
         ("oci_spec", &["image/oci/written.rs", "image/transfer", "image/cache/write.rs", "image/verify/signature.rs"]),
+        ("aws_lc_rs", &["image"]),
         ("reqwest", &["image"]),
         ("rustls", &["image"]),
         ("sigstore_verify", &["image"]),
@@ -460,6 +463,8 @@ fn shipped() -> Vec<(PathBuf, String)> {
         (proxy::SERVICE_UNIT, proxy::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
         (proxy::SOCKET_UNIT, proxy::socket_unit().to_owned()),
         (guard::SERVICE_UNIT, guard::service_unit(Path::new("/usr/local/bin/bpfman-hook"), false)),
+        (gate::SERVICE_UNIT, gate::service_unit(Path::new("/usr/local/bin/bpfman-hook"), false)),
+        (keyring::SERVICE_UNIT, keyring::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
         (gc::SERVICE_UNIT, gc::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
         (gc::TIMER_UNIT, gc::timer_unit().to_owned()),
     ]

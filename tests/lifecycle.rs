@@ -147,6 +147,7 @@ fn object() -> ObjectFacts {
         }],
         globals: Vec::new(),
         core: false,
+        signed: false,
     }
 }
 

@@ -10,7 +10,7 @@ use clap::Command;
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Load programs without a container", &["load", "attach", "detach", "unload"]),
     ("See what runs, and why not", &["list", "get", "inspect", "events", "metrics", "doctor"]),
-    ("Prepare images, policy and tokens", &["pull", "image", "policy", "police", "token", "guard"]),
+    ("Prepare images, policy and tokens", &["pull", "image", "policy", "police", "token", "guard", "gate"]),
     ("Install and maintain", &["install", "init", "uninstall", "gc", "version", "completions", "man"]),
     ("Run by runtimes, systemd and Kubernetes", &["hook", "nri", "proxy", "system"]),
 ];

@@ -20,6 +20,10 @@ pub enum ImageCommand {
     Pull(PullArgs),
     /// Build an image from object files, without a container engine
     Build(ImageBuildArgs),
+    /// Sign the programs of an object file, for kernels that check it
+    Sign(ImageSignArgs),
+    /// Make the node's keyring for signed programs, of /etc/bpfman-hook/program-keys; run at boot
+    Keyring(ImageKeyringArgs),
     /// Push an image with its signatures to a registry
     Push(ImagePushArgs),
     /// Print the build arguments for bpfman's Containerfile.bytecode
@@ -101,6 +105,12 @@ pub struct ImageBuildArgs {
     /// Object files; several files make an index with one entry each
     #[arg(required = true, value_name = "[linux/ARCH=]FILE")]
     pub files: Vec<String>,
+    /// Sign each program with this private key; the PEM file has its certificate too
+    #[arg(long, value_name = "FILE")]
+    pub sign_programs: Option<PathBuf>,
+    /// Only the one program that uses this map may use it (Linux 6.18); may be repeated
+    #[arg(long = "exclusive-map", value_name = "MAP")]
+    pub exclusive_maps: Vec<String>,
     /// Write the image here, under the name IMAGE, instead of into the cache
     #[arg(long, value_name = "oci:/DIR|oci-archive:/FILE")]
     pub to: Option<String>,
@@ -116,6 +126,34 @@ pub struct ImageBuildArgs {
     /// Output format
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
+}
+
+/// `image sign`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageSignArgs {
+    /// The object file, whose signatures are replaced
+    #[arg(value_name = "OBJECT")]
+    pub object: PathBuf,
+    /// The private key; the PEM file has its certificate too
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// Only the one program that uses this map may use it (Linux 6.18); may be repeated
+    #[arg(long = "exclusive-map", value_name = "MAP")]
+    pub exclusive_maps: Vec<String>,
+    /// Write the signed object here instead of over OBJECT
+    #[arg(long = "to", value_name = "FILE")]
+    pub output_file: Option<PathBuf>,
+    /// Output format
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
+/// `image keyring`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ImageKeyringArgs {
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
 }
 
 /// `image push`.

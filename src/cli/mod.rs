@@ -4,6 +4,7 @@
 //! hook files contain, without building clap's command tree. Everything else goes to clap, which accepts the same
 //! syntax and explains errors.
 
+pub mod gate;
 pub mod guard;
 pub mod image;
 pub mod init;
@@ -97,6 +98,9 @@ pub enum Command {
     /// The guard of BPF tokens: LSM programs that judge their use
     #[command(subcommand)]
     Guard(guard::GuardCommand),
+    /// The gate: only listed executables load BPF programs
+    #[command(subcommand)]
+    Gate(gate::GateCommand),
     /// Check policy files, or show what they would allow
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -525,6 +529,9 @@ pub struct InstallTargets {
     /// Guard.
     #[command(flatten)]
     pub guard: guard::GuardTarget,
+    /// Gate.
+    #[command(flatten)]
+    pub gate: gate::GateTarget,
     /// NRI plugin.
     #[command(flatten)]
     pub nri: nri::NriTarget,
@@ -573,6 +580,7 @@ impl InstallTargets {
             proxy: proxy::ProxyTarget::default(),
             police: police::PoliceTarget::default(),
             guard: guard::GuardTarget::default(),
+            gate: gate::GateTarget::default(),
             nri: nri::NriTarget::default(),
             metrics: watch::MetricsTarget::default(),
             no_timer: false,
@@ -592,6 +600,7 @@ impl InstallTargets {
             || self.service.service
             || self.proxy.proxy
             || self.guard.guard
+            || self.gate.gate
             || self.nri.nri
             || self.metrics.metrics
     }

@@ -2,6 +2,7 @@
 
 pub mod documents;
 pub mod events;
+pub mod gate;
 pub mod get;
 pub mod guard;
 pub mod image;

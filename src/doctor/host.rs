@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::kernel::gate::GateState;
 use crate::kernel::guard::GuardState;
 use crate::kernel::{Feature, Kernel, KernelError, Support};
 use crate::model::delegation::Category;
@@ -77,6 +78,48 @@ pub fn guard(state: &Result<Option<GuardState>, KernelError>, installed: bool, p
     }
 }
 
+/// The gate of executables: in force, of this version, and there after the next boot. `installed` says whether its unit
+/// exists, `pinned` whether a gate of any version has pins.
+pub fn gate(state: &Result<Option<GateState>, KernelError>, installed: bool, pinned: bool) -> Finding {
+    let check = "gate of executables";
+    match state {
+        Err(error) => Finding::bad(
+            check,
+            FindingStatus::Unknown,
+            chain(error),
+            "run as root, with the installed program: the gate shows itself to listed executables only",
+        ),
+        Ok(Some(state)) => {
+            let unlisted: u64 = state.unlisted.iter().map(|executable| executable.calls).sum();
+            let doing = match (state.enforce, state.expires) {
+                (true, None) => "in force",
+                (true, Some(_)) => "in force for a trial, after which it only counts",
+                (false, _) => "in force, and only counts",
+            };
+            let detail = format!("{doing}; {unlisted} calls of executables that are not listed (`bpfman-hook gate status`)");
+            if installed {
+                return Finding::ok(check, detail);
+            }
+            let detail = format!("{detail}; no unit puts it in force at the next boot");
+            Finding::bad(
+                check,
+                FindingStatus::Warn,
+                detail,
+                "run `bpfman-hook install --gate`, or `bpfman-hook gate load` at boot",
+            )
+        }
+        Ok(None) if pinned || installed => {
+            let detail = if pinned {
+                "the gate in force is not this version's, or has lost a pin"
+            } else {
+                "not in force, although its unit is installed: any executable may load programs"
+            };
+            Finding::bad(check, FindingStatus::Fail, detail, "run `bpfman-hook gate load`; it says what is missing")
+        }
+        Ok(None) => Finding::ok(check, "not installed"),
+    }
+}
+
 /// Checks a kernel feature.
 pub fn feature(kernel: &impl Kernel, feature: Feature) -> Finding {
     let check = format!("kernel: {feature}");
@@ -90,9 +133,20 @@ pub fn feature(kernel: &impl Kernel, feature: Feature) -> Finding {
         Feature::Lsm => "LSM programs are refused",
         Feature::Kprobe => "kprobes are refused",
         Feature::Uprobe => "uprobes are refused",
+        Feature::ProgramSignatures => "image rules with kernel-signed = \"required\" refuse their images",
+        Feature::ExclusiveMaps => "objects with exclusive maps are refused",
     };
-    // Features that only host scope uses are often deliberately disabled in a kernel.
-    let host_scope = matches!(feature, Feature::Tracing | Feature::Lsm | Feature::Kprobe | Feature::Uprobe);
+    // Features that only host scope uses are often deliberately disabled in a kernel; the last two only the policy or an image
+    // asks for.
+    let host_scope = matches!(
+        feature,
+        Feature::Tracing
+            | Feature::Lsm
+            | Feature::Kprobe
+            | Feature::Uprobe
+            | Feature::ProgramSignatures
+            | Feature::ExclusiveMaps
+    );
     match kernel.probe(feature) {
         Support::Yes => Finding::ok(check, "there"),
         Support::No(why) if host_scope => Finding::ok(check, format!("not available, so {loss}: {why}")),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::cli::{ContainerdTargets, DoctorArgs, Format};
 use crate::commands::policy;
 use crate::image::examine_registries;
-use crate::kernel::{Feature, Kernel, Support, guard};
+use crate::kernel::{Feature, Kernel, Support, gate, guard};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::registries_file;
@@ -25,6 +25,7 @@ use crate::setup::check::effective;
 use crate::setup::containerd::examine as containerd;
 use crate::setup::containerd::install as containerd_install;
 use crate::setup::place::InstallRoot;
+use crate::setup::units::gate as gate_unit;
 use crate::setup::units::guard as guard_unit;
 use crate::setup::units::nri as nri_unit;
 use crate::store::{Store, StoreError};
@@ -67,6 +68,11 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
             guard::is_pinned(&paths.guard()),
         ));
     }
+    all.push(host::gate(
+        &gate::state(&paths.gate()),
+        gate_unit::is_installed(&InstallRoot::at(host_root())),
+        gate::is_pinned(&paths.gate()),
+    ));
     all.push(host::security_modules(read("/sys/kernel/security/lsm")));
     all.0.extend(confinement::apparmor(&read("/sys/kernel/security/lsm")));
     all.push(host::lockdown(read("/sys/kernel/security/lockdown")));

@@ -32,6 +32,7 @@ mod host;
 mod linux;
 mod oci;
 mod prefetch;
+pub mod program_key;
 mod registry;
 mod remote;
 mod search;

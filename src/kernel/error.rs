@@ -167,6 +167,43 @@ pub enum KernelError {
         #[source]
         source: Errno,
     },
+    /// The policy requires a signature that the kernel checks, and the object has none for the program.
+    #[error(
+        "load program {program}: the image rule has kernel-signed = \"required\", and the object has no signature of it; build the \
+         image with --sign-programs"
+    )]
+    ProgramUnsigned {
+        /// The function.
+        program: String,
+    },
+    /// The policy requires a signature that the kernel checks, and the node has no keyring.
+    #[error(
+        "load program {program}: the image rule has kernel-signed = \"required\", and this node has no keyring; put certificates into \
+         /etc/bpfman-hook/program-keys and run `bpfman-hook image keyring`"
+    )]
+    NoKeyring {
+        /// The function.
+        program: String,
+    },
+    /// The kernel does not accept the signature of a program.
+    #[error("load program {program}: {why}")]
+    SignatureRejected {
+        /// The function.
+        program: String,
+        /// What the errno means here.
+        why: &'static str,
+        /// The kernel's errno.
+        #[source]
+        source: Errno,
+    },
+    /// Two programs use a map that is for one program.
+    #[error("map {map} is for one program only (image sign --exclusive-map), and {programs} use it; load one of them")]
+    Exclusive {
+        /// The map.
+        map: String,
+        /// The programs.
+        programs: String,
+    },
     /// The kernel is too old, or built or locked down without the feature.
     #[error("{doing}: this kernel has no {feature}, which came with Linux {} ({why})", feature.since())]
     Feature {

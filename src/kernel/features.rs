@@ -6,9 +6,10 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use crate::kernel::gate;
 use crate::sys::Errno;
 use crate::sys::bpf::probe::{self, NoTarget};
-use crate::sys::bpf::{self, ProgramLoad};
+use crate::sys::bpf::{self, BtfRecords, IndexedLoad, MapCreate, ProgramLoad, ProgramSignature};
 
 /// The kernel's own BTF.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -34,11 +35,15 @@ pub enum Feature {
     Uprobe,
     /// The kernel's own BTF.
     Btf,
+    /// Signatures of programs that the kernel checks.
+    ProgramSignatures,
+    /// Maps that only one program may use.
+    ExclusiveMaps,
 }
 
 impl Feature {
     /// Every feature, in the order in which `doctor` lists them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Token,
         Self::Tcx,
         Self::CgroupLink,
@@ -48,6 +53,8 @@ impl Feature {
         Self::Lsm,
         Self::Kprobe,
         Self::Uprobe,
+        Self::ProgramSignatures,
+        Self::ExclusiveMaps,
     ];
 
     /// The first kernel version that has it.
@@ -61,6 +68,7 @@ impl Feature {
             Self::Lsm => "5.7",
             Self::Kprobe | Self::Uprobe => "4.17",
             Self::Btf => "5.4",
+            Self::ProgramSignatures | Self::ExclusiveMaps => "6.18",
         }
     }
 }
@@ -77,6 +85,8 @@ impl fmt::Display for Feature {
             Self::Kprobe => "kprobes",
             Self::Uprobe => "uprobes",
             Self::Btf => "kernel BTF",
+            Self::ProgramSignatures => "checks of programs' signatures",
+            Self::ExclusiveMaps => "exclusive maps",
         })
     }
 }
@@ -111,6 +121,19 @@ pub fn probe(feature: Feature) -> Support {
         },
         Feature::Kprobe => pmu("kprobe", "CONFIG_KPROBES or CONFIG_KPROBE_EVENTS is off"),
         Feature::Uprobe => pmu("uprobe", "CONFIG_UPROBE_EVENTS is off"),
+        Feature::ProgramSignatures => match signed_smallest_program() {
+            Err(Errno::BADMSG) => Support::Yes,
+            Err(Errno::OPNOTSUPP) => {
+                Support::No("CONFIG_SYSTEM_DATA_VERIFICATION is off, or it checks them only since Linux 7.2".to_owned())
+            }
+            Err(Errno::INVAL | Errno::TOOBIG) => Support::No("BPF_PROG_LOAD takes no signature".to_owned()),
+            other => unclear("BPF_PROG_LOAD with a malformed signature", other.err()),
+        },
+        Feature::ExclusiveMaps => match exclusive_map() {
+            Ok(_) => Support::Yes,
+            Err(Errno::INVAL | Errno::TOOBIG) => Support::No("BPF_MAP_CREATE takes no hash of a program".to_owned()),
+            Err(errno) => unclear("BPF_MAP_CREATE with the hash of a program", Some(errno)),
+        },
     }
 }
 
@@ -139,24 +162,69 @@ fn link(program_type: u32, expected_attach_type: u32, attach_type: u32, target: 
     }
 }
 
+/// Loads a program of two instructions, a socket filter, and closes it. It shows whether this process may load programs.
+///
+/// # Errors
+/// The errno of BPF_PROG_LOAD.
+pub fn load_smallest_program() -> Result<(), Errno> {
+    const SOCKET_FILTER: u32 = 1;
+    load_smallest(SOCKET_FILTER, 0).map(drop)
+}
+
 /// `r0 = 1; exit`, which programs of every type may do. For cgroup_skb it lets packets pass, and it is never run here.
 fn smallest_program(program_type: u32, expected_attach_type: u32) -> Result<OwnedFd, Errno> {
+    gate::exempted(|| load_smallest(program_type, expected_attach_type))
+}
+
+fn load_smallest(program_type: u32, expected_attach_type: u32) -> Result<OwnedFd, Errno> {
+    bpf::program_load(&smallest(program_type, expected_attach_type, &smallest_code()), None)
+}
+
+/// The same with a signature that is none, which the kernel refuses for another reason if it cannot check signatures.
+fn signed_smallest_program() -> Result<OwnedFd, Errno> {
+    const SOCKET_FILTER: u32 = 1;
+    const USER_KEYRING: i32 = -4;
+    let signature = ProgramSignature { bytes: b"no signature", keyring: USER_KEYRING };
+    let indexed = IndexedLoad { maps: &[], core: BtfRecords { bytes: &[], size: 0 }, signature: Some(signature) };
+    bpf::program_load_indexed(&smallest(SOCKET_FILTER, 0, &smallest_code()), &indexed, None)
+}
+
+fn exclusive_map() -> Result<OwnedFd, Errno> {
+    const ARRAY: u32 = 2;
+    bpf::map_create(&MapCreate {
+        name: "bpfman_probe",
+        map_type: ARRAY,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        flags: 0,
+        extra: 0,
+        inner: None,
+        types: None,
+        token: None,
+        exclusive: Some(&[0; 32]),
+    })
+}
+
+fn smallest_code() -> [[u8; 8]; 2] {
     const MOV64_R0_IMM: u8 = 0xb7;
     const EXIT: u8 = 0x95;
     let one = 1i32.to_ne_bytes();
-    let instructions = [[MOV64_R0_IMM, 0, 0, 0, one[0], one[1], one[2], one[3]], [EXIT, 0, 0, 0, 0, 0, 0, 0]];
-    let program = ProgramLoad {
+    [[MOV64_R0_IMM, 0, 0, 0, one[0], one[1], one[2], one[3]], [EXIT, 0, 0, 0, 0, 0, 0, 0]]
+}
+
+fn smallest(program_type: u32, expected_attach_type: u32, instructions: &[[u8; 8]]) -> ProgramLoad<'_> {
+    ProgramLoad {
         name: "bpfman_probe",
         program_type,
         expected_attach_type,
         attach_btf_id: 0,
         flags: 0,
-        instructions: &instructions,
+        instructions,
         license: "",
         debug: None,
         token: None,
-    };
-    bpf::program_load(&program, None)
+    }
 }
 
 fn kernel_btf() -> Support {

@@ -49,7 +49,7 @@ fn objects() {
         let instructions: Vec<Insn> = bytes.chunks_exact(8).map(|chunk| Insn::from(*chunk.first_chunk().unwrap())).collect();
         let starts = vec![0, instructions.len() / 3, instructions.len() / 2];
         let (functions, lines) = (bytes.to_vec(), bytes.to_vec());
-        let linked = Linked { instructions, maps: Vec::new(), starts, functions, lines, missing: Vec::new() };
+        let linked = Linked { instructions, maps: Vec::new(), starts, functions, lines, core: Vec::new(), missing: Vec::new() };
         for program_type in [1, 3, 6, 8, 99] {
             drop(review(&tagged, "program", program_type, &linked));
         }

@@ -47,6 +47,10 @@ pub const PSEUDO_MAP_VALUE: u8 = 2;
 pub const PSEUDO_VARIABLE: u8 = 3;
 /// `src_reg` of LD_IMM64: the constant is a function of the same program.
 pub const PSEUDO_FUNC: u8 = 4;
+/// `src_reg` of LD_IMM64: the constant is the index of a map in the array of descriptors of the load.
+pub const PSEUDO_MAP_INDEX: u8 = 5;
+/// `src_reg` of LD_IMM64: the same, and the second constant is an offset in the value of the map's first entry.
+pub const PSEUDO_MAP_VALUE_INDEX: u8 = 6;
 /// `src_reg` of CALL: a function of the same program; 0 is a helper.
 pub const PSEUDO_CALL: u8 = 1;
 /// `src_reg` of CALL: a kernel function, by its BTF id.

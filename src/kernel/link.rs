@@ -86,6 +86,8 @@ pub struct Linked {
     pub functions: Vec<u8>,
     /// `struct bpf_line_info`; empty unless every function starts with one.
     pub lines: Vec<u8>,
+    /// `struct bpf_core_relo` of each CO-RE relocation; empty if the program was linked with the kernel's types.
+    pub core: Vec<u8>,
     /// Kernel types that the program uses and this kernel does not have. The instructions that need them are poisoned;
     /// the verifier refuses them if they are reachable.
     pub missing: Vec<String>,
@@ -96,6 +98,8 @@ impl Linked {
     pub const FUNCTION_RECORD: usize = 8;
     /// Size of `struct bpf_line_info` in bytes.
     pub const LINE_RECORD: usize = 16;
+    /// Size of `struct bpf_core_relo` in bytes.
+    pub const CORE_RECORD: usize = 16;
 
     /// The maps that the program uses, as indices into [`BpfObject::maps`].
     pub fn used_maps(&self) -> BTreeSet<usize> {
@@ -339,7 +343,8 @@ impl<'o> Linker<'o, '_> {
         let lines = if functions.is_some() { lines.unwrap_or_default() } else { Vec::new() };
         let functions = functions.unwrap_or_default();
         let starts = self.order.iter().map(|(_, start)| *start).collect();
-        Ok(Linked { instructions: self.instructions, maps: self.maps, starts, functions, lines, missing: self.missing })
+        let core = if self.target.is_none() { self.core_records() } else { Vec::new() };
+        Ok(Linked { instructions: self.instructions, maps: self.maps, starts, functions, lines, core, missing: self.missing })
     }
 
     fn function_records(&self) -> Option<Vec<u8>> {
@@ -379,6 +384,21 @@ impl<'o> Linker<'o, '_> {
             last?;
         }
         Some(bytes)
+    }
+
+    fn core_records(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (function, start) in &self.order {
+            let records = self.records(function).map_or(&[] as &[_], |records| &records.core);
+            for record in records {
+                let at = (record.offset as usize / insn::SIZE).checked_sub(function.start).filter(|n| *n < function.len);
+                // MAX_INSTRUCTIONS keeps it far below u32::MAX.
+                if let Some(offset) = at.and_then(|n| u32::try_from((start + n) * insn::SIZE).ok()) {
+                    put(&mut bytes, [offset, record.ty, record.access, record.kind]);
+                }
+            }
+        }
+        bytes
     }
 
     fn records(&self, function: &Function) -> Option<&'o crate::kernel::btf_ext::SectionRecords> {

@@ -13,11 +13,14 @@ use crate::kernel::fixup;
 use crate::kernel::link::{Linked, link, link_built_in};
 use crate::kernel::map::{self, MapDefinition, MapShape};
 use crate::kernel::object::{BpfObject, Function};
+use crate::kernel::program_signature::ProgramSignatures;
 use crate::kernel::review::{ExecutionBound, ReviewRefusal, review};
+use crate::kernel::signed_load::{SignedOutcome, SignedProgram, exclusive_maps};
 use crate::kernel::verifier::VerifierLog;
 use crate::kernel::{LoadedIds, kernel_function, pins, section};
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::plan::{PlannedMap, PlannedObject, PlannedProgram};
+use crate::model::program_signing::KernelSigning;
 use crate::model::reach;
 use crate::sys::bpf::{self, BtfRecords, MapCreate, MapTypes, ProgramLoad};
 use crate::sys::caps::{self, Capability};
@@ -39,6 +42,7 @@ pub(crate) fn load(directory: &Path, planned: &PlannedObject) -> Result<LoadedId
         programs: &planned.programs,
         maps: &planned.maps,
         globals: &planned.globals,
+        signing: planned.signing,
         built_in: false,
     };
     let work = prepare(&object, request)?;
@@ -56,7 +60,8 @@ pub(crate) fn load_built_in(
     maps: Vec<(&str, OwnedFd)>,
 ) -> Result<BuiltInParts, KernelError> {
     let object = BpfObject::parse(bytes)?;
-    let request = LoadRequest { scope: Scope::Host, programs, maps: &[], globals, built_in: true };
+    let request =
+        LoadRequest { scope: Scope::Host, programs, maps: &[], globals, signing: KernelSigning::default(), built_in: true };
     let work = prepare(&object, request)?;
     let index = |name: &str| object.maps.iter().position(|map| map.name == name);
     let given = maps.into_iter().filter_map(|(name, map)| Some((index(name)?, map))).collect();
@@ -81,6 +86,7 @@ struct LoadRequest<'w> {
     programs: &'w [PlannedProgram],
     maps: &'w [PlannedMap],
     globals: &'w [(String, Vec<u8>)],
+    signing: KernelSigning,
     /// True for an object of bpfman-hook itself.
     built_in: bool,
 }
@@ -106,6 +112,8 @@ struct PreparedProgram<'p> {
     flags: u32,
     attach_btf_id: u32,
     linked: Linked,
+    /// The form in which it is signed, if it is loaded in it.
+    signed: Option<SignedProgram>,
     /// How much it can execute, which only the verifier's count tells.
     bound: Option<ExecutionBound>,
 }
@@ -121,6 +129,8 @@ struct PreparedObject<'w> {
     pinned: Vec<usize>,
     /// Pins of shared maps that replace the object's own.
     reused: BTreeMap<usize, &'w Path>,
+    /// The hash of the only program of each map that is for one program.
+    exclusive: BTreeMap<usize, [u8; 32]>,
     /// Indices of the maps that user space must not write.
     frozen: BTreeSet<usize>,
     /// Initial values of data sections.
@@ -155,6 +165,7 @@ fn prepare<'w>(object: &'w BpfObject<'w>, request: LoadRequest<'w>) -> Result<Pr
         [] => None,
         bytes => Some(CoreTarget::parse(bytes).map_err(KernelError::KernelTypes)?),
     };
+    let signatures = ProgramSignatures::of(&object.elf).map_err(KernelError::Object)?;
     let mut programs = Vec::new();
     for Chosen { planned, function, program_type, flags } in chosen {
         let linked = match &target {
@@ -166,8 +177,11 @@ fn prepare<'w>(object: &'w BpfObject<'w>, request: LoadRequest<'w>) -> Result<Pr
         let is_reviewed = scope == Scope::Container && reach::reviewed(program_type);
         let bound = if is_reviewed { review(object, &planned.function, program_type, &linked)? } else { None };
         let attach_btf_id = if planned.kind.fixed_at_load() { kernel_function::find(planned, target.as_ref())? } else { 0 };
-        programs.push(PreparedProgram { planned, program_type, flags, attach_btf_id, linked, bound });
+        let signed = SignedProgram::new(object, function, &linked, &signatures, request.signing)?;
+        programs.push(PreparedProgram { planned, program_type, flags, attach_btf_id, linked, signed, bound });
     }
+    let with_names = programs.iter().map(|p| (p.planned.function.as_str(), &p.linked, p.signed.as_ref()));
+    let exclusive = exclusive_maps(object, &signatures, with_names)?;
     let mut maps: BTreeSet<usize> = programs.iter().flat_map(|p| p.linked.used_maps()).collect();
     let by_name: HashMap<&str, usize> = object.maps.iter().enumerate().map(|(n, map)| (map.name, n)).collect();
     let pinned: Vec<usize> = planned_maps.iter().map(|map| map_index(object, &by_name, &map.name)).collect::<Result<_, _>>()?;
@@ -181,7 +195,7 @@ fn prepare<'w>(object: &'w BpfObject<'w>, request: LoadRequest<'w>) -> Result<Pr
     };
     let cpus = if maps.iter().any(|map| object.maps[*map].shape.wants_cpus()) { machine::possible_cpus()? } else { 0 };
     let page = machine::page_size();
-    Ok(PreparedObject { object, scope, programs, maps, pinned, reused, frozen, images, btf, page, cpus })
+    Ok(PreparedObject { object, scope, programs, maps, pinned, reused, exclusive, frozen, images, btf, page, cpus })
 }
 
 /// The function of a planned program, and how to load it.
@@ -309,8 +323,9 @@ impl PreparedObject<'_> {
 
     fn make_map(&self, index: usize, btf: Option<BorrowedFd<'_>>) -> Result<OwnedFd, KernelError> {
         let definition = &self.object.maps[index];
-        let inner = definition.inner.map(|shape| self.create(definition, shape, None, btf)).transpose()?;
-        let map = self.create(definition, definition.shape, inner.as_ref().map(AsFd::as_fd), btf)?;
+        let inner = definition.inner.map(|shape| self.create(definition, shape, (None, None), btf)).transpose()?;
+        let with = (inner.as_ref().map(AsFd::as_fd), self.exclusive.get(&index));
+        let map = self.create(definition, definition.shape, with, btf)?;
         let failed = |doing| {
             let map = definition.name.to_owned();
             move |source| KernelError::Map { doing, map, source }
@@ -328,7 +343,7 @@ impl PreparedObject<'_> {
         &self,
         definition: &MapDefinition<'_>,
         shape: MapShape,
-        inner: Option<BorrowedFd<'_>>,
+        (inner, exclusive): (Option<BorrowedFd<'_>>, Option<&[u8; 32]>),
         btf: Option<BorrowedFd<'_>>,
     ) -> Result<OwnedFd, KernelError> {
         let shape = shape.completed(self.page, self.cpus);
@@ -345,6 +360,7 @@ impl PreparedObject<'_> {
             inner,
             types,
             token: None,
+            exclusive,
         };
         let made = match bpf::map_create(&map) {
             // Many map types do not accept BTF types (kernel/bpf/syscall.c, map_check_btf).
@@ -389,7 +405,14 @@ impl PreparedObject<'_> {
             token: None,
         };
         // The log costs time, and most programs are accepted: it is requested only after a refusal.
-        let loaded = bpf::program_load(&load, None).or_else(|errno| match explained(&load) {
+        let signed = program.signed.as_ref();
+        let outcome = signed.map_or(Ok(SignedOutcome::Unchecked), |signed| signed.load(&load, maps))?;
+        let loaded = match (outcome, signed) {
+            (SignedOutcome::Loaded(fd), _) => Ok(fd),
+            (SignedOutcome::Refused(errno), Some(signed)) => Err((errno, explained(|log| signed.explain(&load, maps, log)))),
+            _ => bpf::program_load(&load, None).map_err(|errno| (errno, explained(|log| bpf::program_load(&load, Some(log))))),
+        };
+        let loaded = loaded.or_else(|(errno, explained)| match explained {
             Explained::Log(log) => Err(self.rejected(program, errno, log)),
             Explained::Silence => Err(self.refused(program, errno)),
             Explained::Loaded(fd) => Ok(fd),
@@ -454,10 +477,10 @@ enum Explained {
     Loaded(OwnedFd),
 }
 
-fn explained(load: &ProgramLoad<'_>) -> Explained {
+fn explained(load: impl Fn(&mut [u8]) -> Result<OwnedFd, Errno>) -> Explained {
     for size in LOG_SIZES {
         let mut buffer = vec![0; size];
-        match bpf::program_load(load, Some(&mut buffer)) {
+        match load(&mut buffer) {
             Ok(fd) => return Explained::Loaded(fd),
             // Old kernels keep the beginning of a log that does not fit, but its end holds the explanation.
             Err(Errno::NOSPC) if size < LOG_SIZES[LOG_SIZES.len() - 1] => {}

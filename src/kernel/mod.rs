@@ -19,6 +19,7 @@ pub mod features;
 mod fixup;
 #[cfg(test)]
 mod fuzz;
+pub mod gate;
 pub mod guard;
 mod insn;
 pub mod inspect;
@@ -30,10 +31,12 @@ mod object;
 mod object_error;
 pub mod pins;
 pub mod police;
+mod program_signature;
 mod requirements;
 mod review;
 mod section;
 mod shared_library;
+mod signed_load;
 mod submitted;
 mod token_matrix;
 mod token_needs;
@@ -57,6 +60,7 @@ use crate::kernel::inspect::{Inspected, ProgramInfo};
 pub use crate::kernel::link::LinkError;
 use crate::kernel::object::BpfObject;
 pub use crate::kernel::object_error::ObjectError;
+pub use crate::kernel::program_signature::{ProgramSignatures, SignableProgram, signable, with_signatures};
 pub use crate::kernel::requirements::{Requirement, Survey, SurveyedMap, SurveyedProgram, survey};
 pub use crate::kernel::review::{
     ExecutionBound, FunctionTypes, GrantedKfuncs, Objection, ReviewRefusal, ReviewedProgram, SubmittedRefusal, TagsError,
@@ -77,6 +81,7 @@ use crate::model::plan::{PlannedLink, PlannedObject};
 use crate::model::police::{CountedCall, Police};
 use crate::model::reach::GuardedContainer;
 use crate::model::record::LinkRecord;
+use crate::sys::keyring;
 
 /// Kernel ids of the loaded objects, in the order of the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -160,6 +165,9 @@ pub trait Kernel {
     /// What the counters under `directory` say; None without counters. No side effects.
     fn policed_calls(&self, directory: &Path) -> Result<Option<Vec<CountedCall>>, KernelError>;
 
+    /// The serial number of the node's keyring for signatures of programs, which `file` contains; None if there is none.
+    fn program_keyring(&self, file: &Path) -> Option<i32>;
+
     /// The owners that have a directory below `fs`, our bpffs; empty if it is not mounted.
     fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError>;
 }
@@ -241,6 +249,11 @@ impl Kernel for LinuxKernel {
 
     fn policed_calls(&self, directory: &Path) -> Result<Option<Vec<CountedCall>>, KernelError> {
         police::pinned_calls(directory)
+    }
+
+    fn program_keyring(&self, file: &Path) -> Option<i32> {
+        let serial = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
+        keyring::exists(serial).then_some(serial)
     }
 
     fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError> {

@@ -99,6 +99,7 @@ impl<'a> BpfObject<'a> {
             maps: maps.collect(),
             globals: self.variables.iter().map(|v| v.facts.clone()).collect(),
             core: self.ext.has_core(),
+            signed: self.elf.section(".bpf.sig").is_some(),
         }
     }
 

@@ -39,4 +39,7 @@ pub enum ObjectError {
     /// A licence that is not a NUL-terminated string.
     #[error("its license section is not a string")]
     License,
+    /// A section with signatures that is not what `image sign` writes.
+    #[error("its section .bpf.sig is malformed")]
+    Signatures,
 }

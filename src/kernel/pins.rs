@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::kernel::error::KernelError;
 use crate::model::ids::{OwnerNo, PinName};
-use crate::paths::GUARD;
+use crate::paths::{GATE, GUARD};
 use crate::sys::{Errno, SysError, bpf, fsutil};
 
 /// What the kernel creates in every bpffs (CONFIG_BPF_PRELOAD, kernel/bpf/inode.c).
@@ -73,7 +73,7 @@ pub fn list(bpffs: &Path) -> Result<PinnedOwners, KernelError> {
     let mut found = PinnedOwners::default();
     for path in entries(bpffs)? {
         let name = path.file_name().and_then(|name| name.to_str());
-        if name.is_some_and(|name| PRELOADED.contains(&name) || name == GUARD) {
+        if name.is_some_and(|name| PRELOADED.contains(&name) || name == GUARD || name == GATE) {
             continue;
         }
         match name.and_then(OwnerNo::from_directory) {

@@ -230,7 +230,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             let rule =
                 admission.image_rule(reference, &bytecode.rule).expect("fetch returns one of the rules that it was given");
             check_object(admission, request, reference, rule, &declared)?;
-            objects.push(ObjectInput { bytecode, facts: declared, host_scope: rule.scope == Scope::Host });
+            let signing = self.signing(&declared, rule.kernel_signed);
+            objects.push(ObjectInput { bytecode, facts: declared, host_scope: rule.scope == Scope::Host, signing });
         }
         self.check_deadline()?;
         let plan = plan::make(&Inputs {

@@ -7,6 +7,7 @@ mod attach;
 mod claim;
 pub mod error;
 mod failures;
+pub mod gate;
 pub mod guard;
 pub mod health;
 pub mod host;
@@ -17,6 +18,7 @@ mod pod_maps;
 pub mod podman_names;
 mod police;
 pub mod policy_files;
+pub mod program_keyring;
 pub mod proxy;
 pub mod proxy_account;
 pub mod proxy_processes;
@@ -33,8 +35,10 @@ use std::path::{Path, PathBuf};
 
 use crate::kernel::Kernel;
 use crate::lifecycle::host::Host;
+use crate::model::object::ObjectFacts;
+use crate::model::program_signing::{KernelSigned, KernelSigning};
 use crate::model::record::Actor;
-use crate::paths::GUARD;
+use crate::paths::{GUARD, PROGRAM_KEYRING};
 use crate::store::Store;
 
 /// The parts that every lifecycle call works with. It holds no state of its own; the state is in the store.
@@ -61,6 +65,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// The pins of the guard.
     fn guard(&self) -> PathBuf {
         self.fs.join(GUARD)
+    }
+
+    /// How the signatures of an object's programs are used. The node's keyring is looked up only if it matters.
+    fn signing(&self, facts: &ObjectFacts, rule: KernelSigned) -> KernelSigning {
+        let matters = facts.signed || rule == KernelSigned::Required;
+        let keyring = matters.then(|| self.kernel.program_keyring(&self.fs.with_file_name(PROGRAM_KEYRING))).flatten();
+        KernelSigning { rule, keyring }
     }
 
     /// Fails once the deadline has passed, early enough that the changes made can still be undone.

@@ -13,6 +13,8 @@ pub struct ObjectFacts {
     pub globals: Vec<GlobalFacts>,
     /// True if the object has CO-RE relocation records, which require reading the kernel's BTF.
     pub core: bool,
+    /// True if the object has signatures of its programs.
+    pub signed: bool,
 }
 
 /// One program of an object.

@@ -17,8 +17,10 @@ use crate::setup::hook_files::{Engines, HOOKS_DIR, PODMAN_DROP_IN};
 use crate::setup::hooks_dir::{HooksDir, below};
 use crate::setup::kubelet_profile;
 use crate::setup::place::{InstallRoot, asked};
+use crate::setup::units::gate;
 use crate::setup::units::gc;
 use crate::setup::units::guard;
+use crate::setup::units::keyring;
 use crate::setup::units::metrics;
 use crate::setup::units::nri;
 use crate::setup::units::proxy;
@@ -49,12 +51,20 @@ pub fn check(targets: &InstallTargets, root: Option<&Path>) -> Findings {
             let bounded = targets.guard.guard_bounded || guard::is_bounded(&place);
             units.extend(guard::pieces(&place, bounded).map(|(path, text)| ("guard unit", path, text)));
         }
+        if keyring::is_installed(&place) {
+            units.extend(keyring::pieces(&place).map(|(path, text)| ("keyring unit", path, text)));
+        }
+        if targets.gate.gate || gate::is_installed(&place) {
+            let warn = targets.gate.gate_warn || gate::only_counts(&place);
+            units.extend(gate::pieces(&place, warn).map(|(path, text)| ("gate unit", path, text)));
+        }
     }
     for (name, path, text) in units {
         let again = match name {
             "service unit" => "run `bpfman-hook install --service`",
             "proxy unit" => "run `bpfman-hook install --proxy`",
             "guard unit" => "run `bpfman-hook install --guard`",
+            "gate unit" => "run `bpfman-hook install --gate`",
             _ => &again,
         };
         findings.push(exact_file(name, &place.staged(&path), &text, again));

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use crate::image::UnusableSigner;
 use crate::kernel::KernelError;
+use crate::kernel::gate::GateError;
 use crate::kernel::guard::GuardError;
 use crate::lifecycle::policy_files::PolicyFilesError;
+use crate::lifecycle::program_keyring::ProgramKeyringError;
 use crate::setup::containerd::error::ContainerdError;
 use crate::setup::hooks_dir::HooksDirError;
 use crate::sys::error::SysError;
@@ -48,6 +50,18 @@ pub enum InstallError {
     /// The guard could not be put in force.
     #[error(transparent)]
     Guard(#[from] GuardError),
+    /// The policy's gate cannot be read.
+    #[error("put the gate in force: {0}")]
+    GateRules(String),
+    /// The gate could not be put in force.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// The node's keyring could not be made.
+    #[error(transparent)]
+    Keyring(#[from] ProgramKeyringError),
+    /// The gate could not be ended.
+    #[error("end the gate")]
+    EndGate(#[source] KernelError),
     /// The guard could not be ended.
     #[error("end the guard")]
     Unload(#[from] KernelError),

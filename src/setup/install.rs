@@ -22,7 +22,7 @@ use crate::setup::hooks_dir::HooksDir;
 use crate::setup::kubelet_profile;
 use crate::setup::place::{InstallRoot, asked};
 use crate::setup::steps::Installer;
-use crate::setup::units::{gc, guard, metrics, nri, proxy, service};
+use crate::setup::units::{gate, gc, guard, keyring, metrics, nri, proxy, service};
 use crate::setup::{policy_dir, registries_dir};
 
 /// `install`: performs or checks the installation, and prints the steps. Exit status 1 if something is missing or
@@ -124,6 +124,12 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
         let bounded = if targets.guard.guard { targets.guard.guard_bounded } else { guard::is_bounded(place) };
         guard::install(bounded, place, work)?;
     }
+    // Before the gate, which may ask for it.
+    keyring::install(place, work)?;
+    if targets.gate.gate || gate::is_installed(place) {
+        let warn = if targets.gate.gate { targets.gate.gate_warn } else { gate::only_counts(place) };
+        gate::install(warn, place, work)?;
+    }
     if targets.nri.nri {
         nri::install(place, work)?;
     }
@@ -143,7 +149,7 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
 fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let (containerd, service) = (targets.containerd.containerd, targets.service.service);
     let (nri, metrics, proxied) = (targets.nri.nri, targets.metrics.metrics, targets.proxy.proxy);
-    let guarded = targets.guard.guard;
+    let (guarded, gated) = (targets.guard.guard, targets.gate.gate);
     let all = !(targets.podman || targets.crio || targets.names_more());
     let mut left = place.installed_for();
     left.0.retain(|engine| !all && !asked(targets).contains(engine));
@@ -168,12 +174,16 @@ fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer
     if all || guarded {
         guard::uninstall(place, work)?;
     }
+    if all || gated {
+        gate::uninstall(place, work)?;
+    }
     let others = !all
         && (!containerd && containerd::is_installed(targets, place)?
             || !service && service::is_installed(place)
             || !nri && nri::is_installed(place)
             || !proxied && proxy::is_installed(place)
             || !guarded && guard::is_installed(place)
+            || !gated && gate::is_installed(place)
             || !metrics && metrics::is_installed(place));
     if !left.0.contains(&Engine::Podman) {
         work.remove(Path::new(PODMAN_DROP_IN))?;
@@ -207,6 +217,7 @@ fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer
             work.step("advise", "the other files are the package's: remove the package bpfman-hook with apt or dnf", true);
         }
     } else if left.0.is_empty() && !others {
+        keyring::uninstall(place, work)?;
         gc::uninstall(place, work)?;
         work.unmount()?;
         if place.has_units() {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
-use crate::paths::{GUARD, Paths};
+use crate::paths::{GATE, GUARD, Paths};
 use crate::setup::error::InstallError;
 use crate::setup::hook_files::MOUNT_UNIT;
 use crate::setup::package::UNITS_OF_HOST;
@@ -196,8 +196,11 @@ fn has_contents(path: &Path, bytes: &[u8], mode: u32) -> bool {
 /// True if an owner has a directory. The kernel creates the files `maps.debug` and `progs.debug` (CONFIG_BPF_PRELOAD).
 pub(super) fn has_owners(fs_root: &Path) -> bool {
     let Ok(mut entries) = fs::read_dir(fs_root) else { return false };
-    entries
-        .any(|entry| entry.is_ok_and(|entry| entry.file_name() != GUARD && entry.file_type().is_ok_and(|kind| kind.is_dir())))
+    let is_owner = |entry: fs::DirEntry| {
+        let other = [GUARD, GATE].iter().any(|name| entry.file_name() == *name);
+        !other && entry.file_type().is_ok_and(|kind| kind.is_dir())
+    };
+    entries.any(|entry| entry.is_ok_and(is_owner))
 }
 
 /// `mkdir -p` with the mode that hook directories need, whatever the umask.

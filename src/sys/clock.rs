@@ -29,6 +29,11 @@ pub fn unix_seconds_at(moment: Duration) -> u64 {
     (wall + moment).saturating_sub(now).as_secs()
 }
 
+/// [`since_boot`] in nanoseconds, as BPF programs count it (bpf_ktime_get_boot_ns).
+pub fn boot_nanoseconds() -> u64 {
+    u64::try_from(since_boot().as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// [`since_boot`] in whole seconds, as used in records.
 pub fn boot_seconds() -> u64 {
     since_boot().as_secs()

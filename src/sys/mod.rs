@@ -22,6 +22,7 @@ pub mod fault;
 pub mod fsutil;
 pub mod inherited;
 pub mod journal;
+pub mod keyring;
 pub mod lsm;
 pub mod machine;
 mod memfd;
@@ -40,6 +41,7 @@ pub mod token;
 pub mod tracefs;
 mod trusted;
 pub mod unshared;
+pub mod verity;
 pub mod watch;
 
 pub use error::SysError;

@@ -447,6 +447,14 @@ pub fn processes_in_netns(inode: u64, known: impl Fn(Pid) -> bool) -> Result<Opt
     Ok(found)
 }
 
+/// A descriptor of this process.
+///
+/// # Errors
+/// ENOSYS before Linux 5.3, EMFILE.
+pub fn own_pidfd() -> Result<OwnedFd, Errno> {
+    pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::{Child, Command, Stdio};

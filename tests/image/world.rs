@@ -129,6 +129,7 @@ pub fn rule(name: &str, signed_by: Vec<Signer>) -> ImageRule {
         unsigned: signed_by.is_empty(),
         signed_by,
         scope: Scope::Container,
+        kernel_signed: Default::default(),
         digests: BTreeSet::new(),
         globals: NameSet::All,
         maps: MapNames::All,

@@ -126,6 +126,7 @@ fn counter() -> OwnedFd {
         inner: None,
         types: None,
         token: None,
+        exclusive: None,
     };
     bpf::map_create(&map).unwrap()
 }

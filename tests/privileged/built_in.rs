@@ -31,6 +31,7 @@ fn make_map() -> Result<OwnedFd, Errno> {
         inner: None,
         types: None,
         token: None,
+        exclusive: None,
     })
 }
 

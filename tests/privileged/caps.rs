@@ -70,6 +70,7 @@ fn a_thread_without_cap_bpf_cannot_create_maps() {
         inner: None,
         types: None,
         token: None,
+        exclusive: None,
     };
     assert!(with_caps(&[Capability::CAP_NET_ADMIN], || bpf::map_create(&map).is_err()).unwrap());
     assert!(with_caps(&[Capability::CAP_BPF], || bpf::map_create(&map).is_ok()).unwrap());

@@ -10,6 +10,7 @@ mod caps;
 mod child;
 mod container;
 mod fetch;
+mod gate;
 mod guard;
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 #[path = "../support/helper_process.rs"]
@@ -20,6 +21,7 @@ mod police;
 mod probes;
 #[path = "../support/registry.rs"]
 mod registry;
+mod signatures;
 mod token_matrix;
 mod token_needs;
 mod token_reach;

@@ -163,6 +163,10 @@ impl Kernel for FakeKernel<'_> {
         Probed { reach: self.reach.clone(), bare: false }
     }
 
+    fn program_keyring(&self, _: &Path) -> Option<i32> {
+        None
+    }
+
     fn is_guarded(&self, _: &Path) -> bool {
         self.reach.guarded
     }

@@ -21,6 +21,10 @@ if [ "$kernel" = without-lsm ]; then
 	grep 'refused as it should be: .*boot with lsm=' /tmp/said || { echo "nothing was refused" >&2; exit 1; }
 	! /host/bpfman-hook guard load 2>/tmp/said || { echo "the guard is in force, and nobody calls it" >&2; exit 1; }
 	grep 'put the guard in force: judge what is loaded with a token: .*boot with lsm=' /tmp/said || { cat /tmp/said; exit 1; }
+	mkdir -p /etc/bpfman-hook
+	printf '[gate]\nexecutables = []\n' >/etc/bpfman-hook/policy.toml
+	! /host/bpfman-hook gate load 2>/tmp/said || { echo "the gate is in force, and nobody calls it" >&2; exit 1; }
+	grep 'put the gate in force: judge which executables load programs: .*boot with lsm=' /tmp/said || { cat /tmp/said; exit 1; }
 	exit 0
 fi
 
@@ -30,7 +34,7 @@ printf '#!/bin/sh\nexec /host/bpftool/ld-linux-x86-64.so.2 --library-path /host/
 chmod 755 /usr/bin/bpftool
 
 status=0
-./privileged --test-threads=1 --nocapture built_in:: guard:: police:: probes:: token_matrix:: token_reach:: tcx_programs classifiers tracing_programs an_xdp_and >/tmp/said 2>&1 || status=$?
+./privileged --test-threads=1 --nocapture built_in:: gate:: guard:: police:: probes:: signatures:: token_matrix:: token_reach:: tcx_programs classifiers tracing_programs an_xdp_and >/tmp/said 2>&1 || status=$?
 cat /tmp/said
 [ "$status" = 0 ] || exit "$status"
 ran=$(sed -n 's/^test result: ok. \([0-9]*\) passed.*/\1/p' /tmp/said)
@@ -53,6 +57,17 @@ if [ "$kernel" = 6.1 ]; then
 	grep 'this kernel has no BPF tokens, which came with Linux 6.9' /tmp/said || { cat /tmp/said; exit 1; }
 else
 	sh guest-guard.sh "$program"
+fi
+
+# The gate.
+if [ "$kernel" = 6.1 ]; then
+	mkdir -p /etc/bpfman-hook
+	printf '[gate]\nexecutables = []\n' >/etc/bpfman-hook/policy.toml
+	! "$program" gate load 2>/tmp/said || { echo "Linux 6.1 does not tell executables" >&2; exit 1; }
+	grep 'put the gate in force: this kernel has no bpf_get_task_exe_file, which came with Linux 6.12' /tmp/said || { cat /tmp/said; exit 1; }
+	rm -r /etc/bpfman-hook
+else
+	sh guest-gate.sh "$program"
 fi
 
 ./service --test-threads=1 --nocapture places::every >/tmp/said 2>&1 || status=$?

@@ -23,7 +23,12 @@ trap 'rm -rf "$stage"' EXIT
 mkdir "$stage/bpf" "$stage/bpftool" "$stage/docs"
 cp "$root"/tests/bpf/*.bpf.o "$stage/bpf/"
 cp "$root/docs/tokens.md" "$stage/docs/"
-cp "$here/guest-suite.sh" "$here/guest-guard.sh" "$stage/"
+cp "$here/guest-suite.sh" "$here/guest-guard.sh" "$here/guest-gate.sh" "$root/tests/data/programs/signer.pem" "$stage/"
+# What the gate judges, and a file system with fs-verity for it.
+cc -O2 -static -Wall -Wextra -Werror -o "$stage/gate-client" "$here/gate_client.c"
+truncate -s 80M "$stage/verity.img"
+PATH=$PATH:/usr/sbin mkfs.ext4 -q -F -b 4096 -O verity,^has_journal "$stage/verity.img"
+gzip -1 "$stage/verity.img"
 # Without their debug information, which a guest would read through a slow file system.
 objcopy --strip-debug "$privileged" "$stage/privileged"
 objcopy --strip-debug "$service" "$stage/service"

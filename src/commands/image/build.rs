@@ -72,7 +72,8 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, CommandError> {
     }
     let files = read(&args.files)?;
     let index = files.len() > 1 || files.iter().any(|file| file.placed);
-    let inputs: Vec<Input> = files.into_iter().map(|file| file.input).collect();
+    let mut inputs: Vec<Input> = files.into_iter().map(|file| file.input).collect();
+    sign(args, &mut inputs)?;
     let image_set = build::pack(&inputs, index);
     let written = name.to_string();
     match (args.push, &name) {
@@ -90,6 +91,20 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, CommandError> {
         programs: first.programs.clone(),
         maps: first.maps.clone(),
     })
+}
+
+/// Adds signatures and exclusive maps to the objects, if the command line asks for them.
+fn sign(args: &ImageBuildArgs, inputs: &mut [Input]) -> Result<(), CommandError> {
+    if args.sign_programs.is_none() && args.exclusive_maps.is_empty() {
+        return Ok(());
+    }
+    let key = args.sign_programs.as_deref().map(super::sign::key).transpose()?;
+    for input in inputs {
+        let doing = format!("sign the programs of {}", printable(&input.name));
+        let signed = super::sign::sign(&input.object, key.as_ref(), &args.exclusive_maps);
+        (input.object, _) = signed.map_err(CommandError::doing(doing))?;
+    }
+    Ok(())
 }
 
 fn deliver(paths: &Paths, image_set: &ImageSet, name: &Reference, to: Option<&Reference>) -> Result<(), CommandError> {

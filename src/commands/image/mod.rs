@@ -6,6 +6,7 @@ pub mod import_export;
 pub mod inspect;
 pub mod pull;
 pub mod push;
+pub mod sign;
 mod user_auth;
 pub mod verify;
 
@@ -25,6 +26,8 @@ pub fn run(paths: &Paths, what: &ImageCommand) -> Result<ExitCode, CommandError>
         ImageCommand::Verify(args) => verify::run(paths, args),
         ImageCommand::Pull(args) => pull::run(paths, args),
         ImageCommand::Build(args) => build::run(paths, args),
+        ImageCommand::Sign(args) => sign::run(args),
+        ImageCommand::Keyring(args) => sign::keyring(paths, args),
         ImageCommand::Push(args) => push::run(paths, args),
         ImageCommand::GenerateBuildArgs(args) => build::print_arguments(args),
         ImageCommand::Rm(args) => cache_commands::remove(paths, args),

@@ -12,6 +12,7 @@ use crate::image::{CheckOutcome, Examination, Examined, InUse, RuleResult, Want}
 use crate::model::attach_point::Scope;
 use crate::model::bytecode::{ImageVerdict, PullPolicy};
 use crate::model::policy::{ImageRule, MapNames, NameSet, RepositoryPattern, Signer, TRUSTED_ROOT, Words};
+use crate::model::program_signing::KernelSigned;
 use crate::output::error::CommandError;
 use crate::output::format::json;
 use crate::output::print;
@@ -85,6 +86,7 @@ fn given(args: &SignerArgs) -> Result<Option<Given>, CommandError> {
         signed_by,
         unsigned: false,
         scope: Scope::Container,
+        kernel_signed: KernelSigned::default(),
         digests: BTreeSet::new(),
         globals: NameSet::All,
         maps: MapNames::All,

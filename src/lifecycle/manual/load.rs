@@ -66,6 +66,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             bytecode: &object.bytecode,
             facts: &facts,
             scope: object.scope,
+            signing: self.signing(&facts, object.rule.as_ref().map(|rule| rule.kernel_signed).unwrap_or_default()),
             who: &object.who,
             load,
             shared: shared.as_ref(),

@@ -12,6 +12,7 @@ use crate::model::plan::{
     Inputs, ObjectInput, OwnerPlan, Plan, PlanError, PlannedBpffs, PlannedLink, PlannedMap, PlannedObject, PlannedProgram,
     attach, globals,
 };
+use crate::model::program_signing::KernelSigning;
 use crate::model::reach::GuardedContainer;
 use crate::model::record::{ImageRecord, Keeper};
 use crate::model::reference::Reference;
@@ -236,7 +237,7 @@ fn owner_plan(
         }
         // If both rules allow host scope, the programs may read kernel memory; otherwise the verifier refuses that.
         let scope = if inputs.host_scope && object.host_scope { Scope::Host } else { Scope::Container };
-        let mut planned = self::object(&object.bytecode, &object.facts, scope);
+        let mut planned = self::object(&object.bytecode, &object.facts, scope, object.signing);
         planned.globals = values[n].clone();
         for map in &object.facts.maps {
             maps += 1;
@@ -287,7 +288,7 @@ fn owner_plan(
 }
 
 /// An object for which nothing is planned yet.
-pub(super) fn object(bytecode: &Bytecode, facts: &ObjectFacts, scope: Scope) -> PlannedObject {
+pub(super) fn object(bytecode: &Bytecode, facts: &ObjectFacts, scope: Scope, signing: KernelSigning) -> PlannedObject {
     PlannedObject {
         image: ImageRecord {
             reference: bytecode.reference.to_string(),
@@ -302,6 +303,7 @@ pub(super) fn object(bytecode: &Bytecode, facts: &ObjectFacts, scope: Scope) -> 
         maps: Vec::new(),
         globals: Vec::new(),
         core: facts.core,
+        signing,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use crate::model::plan::attach::{attach_type, check_kind, no_place};
 use crate::model::plan::make::object;
 use crate::model::plan::{OwnerPlan, PlanError, PlannedMap, PlannedProgram};
+use crate::model::program_signing::KernelSigning;
 use crate::model::text::{is_symbol, list};
 
 /// Everything that such a plan is based on.
@@ -21,6 +22,8 @@ pub struct ManualInputs<'a> {
     pub facts: &'a ObjectFacts,
     /// The scope of its programs.
     pub scope: Scope,
+    /// How the signatures of its programs are used.
+    pub signing: KernelSigning,
     /// The rule or caller that decides the scope, for messages.
     pub who: &'a str,
     /// The load request.
@@ -42,7 +45,7 @@ pub struct SharedMaps {
 
 /// Makes the plan, or returns one sentence about why there is none.
 pub fn manual(inputs: &ManualInputs<'_>) -> Result<OwnerPlan, PlanError> {
-    let mut planned = object(inputs.bytecode, inputs.facts, inputs.scope);
+    let mut planned = object(inputs.bytecode, inputs.facts, inputs.scope, inputs.signing);
     for wanted in &inputs.load.programs {
         planned.programs.push(program(inputs, wanted, PinName::program(planned.programs.len() + 1))?);
     }
@@ -165,6 +168,7 @@ mod tests {
                 read_only: true,
             }],
             core: false,
+            signed: false,
         }
     }
 
@@ -199,8 +203,15 @@ mod tests {
             rule: String::new(),
             verdict: ImageVerdict::Unsigned,
         };
-        let inputs =
-            ManualInputs { bytecode: &bytecode, facts: &facts(), scope, who: "the rule of uid 7", load: &load, shared };
+        let inputs = ManualInputs {
+            bytecode: &bytecode,
+            facts: &facts(),
+            signing: KernelSigning::default(),
+            scope,
+            who: "the rule of uid 7",
+            load: &load,
+            shared,
+        };
         manual(&inputs).map_err(|error| error.to_string())
     }
 

@@ -27,6 +27,7 @@ use crate::model::facts::Facts;
 use crate::model::ids::{ContainerId, PinName};
 use crate::model::object::ObjectFacts;
 use crate::model::policy::ContainerLimits;
+use crate::model::program_signing::KernelSigning;
 use crate::model::reach::GuardedContainer;
 use crate::model::record::{ImageRecord, Keeper};
 
@@ -66,6 +67,8 @@ pub struct ObjectInput {
     pub facts: ObjectFacts,
     /// True if the image rule that allowed it has `scope = "host"`.
     pub host_scope: bool,
+    /// How the signatures of its programs are used.
+    pub signing: KernelSigning,
 }
 
 /// One object to load.
@@ -85,6 +88,8 @@ pub struct PlannedObject {
     pub globals: Vec<(String, Vec<u8>)>,
     /// True if the object has CO-RE relocations.
     pub core: bool,
+    /// How the signatures of its programs are used.
+    pub signing: KernelSigning,
 }
 
 /// One program to load and pin.

@@ -12,6 +12,7 @@ use crate::model::ids::{ContainerId, Digest};
 use crate::model::object::{GlobalFacts, GlobalType, MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use crate::model::plan::{Inputs, ObjectInput, OwnerPlan, Plan, PlanError, make};
 use crate::model::policy::ContainerLimits;
+use crate::model::program_signing::KernelSigning;
 use crate::model::reach::GuardedContainer;
 use crate::model::reference::Reference;
 
@@ -75,6 +76,7 @@ fn object(name: &str, n: u8, facts: ObjectFacts) -> ObjectInput {
         },
         facts,
         host_scope: false,
+        signing: KernelSigning::default(),
     }
 }
 
@@ -146,6 +148,7 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
                     global("bpfman_container_id", 3, GlobalType::Chars { len: 3 }),
                 ],
                 core: false,
+                signed: false,
             },
         )],
         delegation: None,

@@ -1,6 +1,7 @@
 //! The administrator's policy: `/etc/bpfman-hook/policy.d/*.toml` and `policy.toml`, parsed.
 
 mod client;
+mod gate;
 mod matching;
 mod parse;
 mod pattern;
@@ -18,8 +19,10 @@ use crate::model::annotations::{MapAccess, OnFailure};
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::Delegation;
+use crate::model::gate::HostGate;
 use crate::model::ids::Digest;
 use crate::model::police::Police;
+use crate::model::program_signing::KernelSigned;
 use crate::model::proxy::CallCeiling;
 use crate::model::reference::Reference;
 pub use client::{ClientAccount, ClientRefusal, ClientRule, ServiceClient, Verb};
@@ -40,6 +43,10 @@ pub struct Policy {
     /// policy's identity.
     #[serde(skip)]
     pub clients: Vec<ClientRule>,
+    /// `[gate]`: the executables that may load programs on the host; None without the section. It does not count for the
+    /// policy's identity.
+    #[serde(skip)]
+    pub gate: Option<HostGate>,
     /// Limits for one container.
     pub limits: ContainerLimits,
     /// Limits for the data that gRPC clients make the record store keep. They do not count for the policy's identity.
@@ -60,6 +67,9 @@ pub struct ImageRule {
     pub unsigned: bool,
     /// How far its programs may reach.
     pub scope: Scope,
+    /// Whether the kernel has to check the signatures of its programs.
+    #[serde(skip_serializing_if = "KernelSigned::is_default")]
+    pub kernel_signed: KernelSigned,
     /// If not empty, only these digests are allowed.
     pub digests: BTreeSet<Digest>,
     /// The globals that a request may set.
@@ -242,6 +252,7 @@ impl ImageRule {
             signed_by: Vec::new(),
             unsigned: false,
             scope: Scope::Container,
+            kernel_signed: KernelSigned::default(),
             digests: BTreeSet::new(),
             globals: NameSet::All,
             maps: MapNames::All,
@@ -308,6 +319,7 @@ impl Policy {
             images: vec![ImageRule::built_in()],
             containers: vec![ContainerRule::built_in()],
             clients: Vec::new(),
+            gate: None,
             limits: ContainerLimits::default(),
             store: StoreLimits::default(),
         };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
+use super::gate::add_gate;
 use super::raw::{
     DelegateTable, RawClient, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawPolice, RawProxy, RawSigner, RawSize,
 };
@@ -16,6 +17,7 @@ use super::{
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::delegation::{Category, Delegation, NameError, Preset, SYSCALL};
+use crate::model::gate::HostGate;
 use crate::model::ids::{Digest, IdError};
 use crate::model::police::{KFUNCS_MAX, Police, with_descriptors};
 use crate::model::proxy::CallCeiling;
@@ -40,7 +42,7 @@ pub struct PolicyError {
 }
 
 /// A file that is being read: turns offsets in its text into line numbers.
-struct PolicyText<'a> {
+pub(super) struct PolicyText<'a> {
     file: &'a Path,
     text: &'a str,
 }
@@ -54,7 +56,7 @@ impl PolicyText<'_> {
         PolicyError { file: self.file.to_owned(), line: self.line(offset), problem: problem.into() }
     }
 
-    fn at<T>(&self, what: &Spanned<T>, problem: impl Into<String>) -> PolicyError {
+    pub(super) fn at<T>(&self, what: &Spanned<T>, problem: impl Into<String>) -> PolicyError {
         self.error(what.span().start, problem)
     }
 }
@@ -65,6 +67,7 @@ struct Merged {
     images: Vec<ImageRule>,
     containers: Vec<ContainerRule>,
     clients: Vec<ClientRule>,
+    gate: Option<HostGate>,
     limits: ContainerLimits,
     store: StoreLimits,
     /// Names of image rules in the files, with their location for messages.
@@ -116,6 +119,9 @@ impl Merged {
             let raw = client.into_inner();
             self.use_images(source, raw.images.as_deref());
             self.clients.push(client_rule(source, at, raw)?);
+        }
+        if let Some(raw) = raw.gate {
+            add_gate(source, raw, self.gate.get_or_insert_default())?;
         }
         if let Some(limits) = raw.limits {
             if let Some(programs) = limits.programs {
@@ -190,6 +196,7 @@ impl Merged {
             images: self.images,
             containers: self.containers,
             clients: self.clients,
+            gate: self.gate,
             limits: self.limits,
             store: self.store,
         })
@@ -236,7 +243,8 @@ fn image_rule(source: &PolicyText<'_>, at: usize, name: String, raw: RawImage) -
         None => MapNames::Only(BTreeSet::new()),
         Some(names) => MapNames::Only(names.iter().map(|name| map_name(source, name)).collect::<Result<_, _>>()?),
     };
-    Ok(ImageRule { name, repository, signed_by, unsigned, scope: raw.scope, digests, globals, maps })
+    let (scope, kernel_signed) = (raw.scope, raw.kernel_signed);
+    Ok(ImageRule { name, repository, signed_by, unsigned, scope, kernel_signed, digests, globals, maps })
 }
 
 fn symbol(source: &PolicyText<'_>, at: &Spanned<String>, name: &str) -> Result<String, PolicyError> {

@@ -12,6 +12,7 @@ use crate::model::annotations::OnFailure;
 use crate::model::attach_point::Scope;
 use crate::model::bytecode::PullPolicy;
 use crate::model::police::PoliceMode;
+use crate::model::program_signing::KernelSigned;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,7 +23,16 @@ pub(super) struct RawFile {
     pub(super) container: Vec<Spanned<RawContainer>>,
     #[serde(default)]
     pub(super) client: Vec<Spanned<RawClient>>,
+    pub(super) gate: Option<RawGate>,
     pub(super) limits: Option<RawLimits>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawGate {
+    pub(super) executables: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) kernel_signed: KernelSigned,
 }
 
 #[derive(Deserialize)]
@@ -34,6 +44,8 @@ pub(super) struct RawImage {
     pub(super) unsigned: Option<Spanned<bool>>,
     #[serde(default = "container_scope")]
     pub(super) scope: Scope,
+    #[serde(default)]
+    pub(super) kernel_signed: KernelSigned,
     #[serde(default)]
     pub(super) digests: Vec<Spanned<String>>,
     pub(super) globals: Option<Vec<Spanned<String>>>,

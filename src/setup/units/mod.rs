@@ -6,8 +6,10 @@ use crate::setup::error::InstallError;
 use crate::setup::place::InstallRoot;
 use crate::setup::steps::Installer;
 
+pub mod gate;
 pub mod gc;
 pub mod guard;
+pub mod keyring;
 pub mod metrics;
 pub mod nri;
 pub mod proxy;

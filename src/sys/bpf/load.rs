@@ -1,16 +1,17 @@
 //! Loads maps, BTF and programs into the kernel.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use aya_obj::generated::BPF_F_TOKEN_FD;
 use aya_obj::generated::bpf_cmd::{
     BPF_BTF_LOAD, BPF_MAP_CREATE, BPF_MAP_DELETE_ELEM, BPF_MAP_FREEZE, BPF_MAP_GET_NEXT_KEY, BPF_MAP_LOOKUP_ELEM,
     BPF_MAP_UPDATE_ELEM, BPF_PROG_LOAD,
 };
+use aya_obj::generated::{BPF_F_TOKEN_FD, bpf_attr};
 use rustix::io::Errno;
 
-use super::{call, len, new_fd, object_name, raw, zeroed};
+use super::{LongAttr, call, len, new_fd, object_name, raw, zeroed};
+use crate::model::proxy::attr::{map as create, prog};
 
 /// The BTF types of a map's keys and values.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +47,8 @@ pub struct MapCreate<'a> {
     pub types: Option<MapTypes<'a>>,
     /// The token that replaces the capability.
     pub token: Option<BorrowedFd<'a>>,
+    /// The sha256 of the instructions of the only program that may use it (Linux 6.18).
+    pub exclusive: Option<&'a [u8; 32]>,
 }
 
 /// Creates a map. It is freed with its last descriptor unless it is pinned or used by a program.
@@ -76,8 +79,15 @@ pub fn map_create(map: &MapCreate<'_>) -> Result<OwnedFd, Errno> {
         fields.map_flags |= BPF_F_TOKEN_FD;
         fields.map_token_fd = raw(token).cast_signed();
     }
-    // SAFETY: no field is a pointer.
-    unsafe { new_fd(BPF_MAP_CREATE, &mut attr) }
+    let Some(hash) = map.exclusive else {
+        // SAFETY: no field is a pointer.
+        return unsafe { new_fd(BPF_MAP_CREATE, &mut attr) };
+    };
+    let mut attr = LongAttr::new(&attr);
+    attr.put(create::PROGRAM_HASH, (hash.as_ptr() as u64).to_ne_bytes());
+    attr.put(create::PROGRAM_HASH_SIZE, len(hash.len())?.to_ne_bytes());
+    // SAFETY: the only pointer is readable for the size beside it.
+    unsafe { attr.new_fd(BPF_MAP_CREATE) }
 }
 
 /// Sets a value of a map, whether the key exists or not. `key` and `value` must have the map's sizes.
@@ -225,6 +235,67 @@ pub struct ProgramLoad<'a> {
 /// The verifier's errno, EPERM without the capabilities that the type needs, or ENOSPC if the log does not fit.
 pub fn program_load(program: &ProgramLoad<'_>, log: Option<&mut [u8]>) -> Result<OwnedFd, Errno> {
     let license = CString::new(program.license).map_err(|_| Errno::INVAL)?;
+    let mut attr = program_attr(program, &license, log)?;
+    // SAFETY: `insns`, `func_info` and `line_info` are readable for count times record size, `license` is NUL-terminated,
+    // `log_buf` is writable for `log_size` bytes; all outlive the call.
+    unsafe { new_fd(BPF_PROG_LOAD, &mut attr) }
+}
+
+/// A signature over the instructions of a program.
+#[derive(Debug, Clone, Copy)]
+pub struct ProgramSignature<'a> {
+    /// PKCS#7 in DER.
+    pub bytes: &'a [u8],
+    /// The serial number of the keyring with the signer's certificate.
+    pub keyring: i32,
+}
+
+/// What [`program_load`] does not pass.
+#[derive(Debug, Clone, Copy)]
+pub struct IndexedLoad<'a> {
+    /// The maps that the instructions index.
+    pub maps: &'a [BorrowedFd<'a>],
+    /// `struct bpf_core_relo`: relocations that the kernel resolves. They need BTF and records of functions.
+    pub core: BtfRecords<'a>,
+    /// The signature that the kernel checks.
+    pub signature: Option<ProgramSignature<'a>>,
+}
+
+/// Loads a program whose instructions are independent of this process and of the kernel.
+///
+/// # Errors
+/// As [`program_load`]. With a signature: EOPNOTSUPP if the kernel is built without checking it, EINVAL or E2BIG if it knows
+/// no signatures (before Linux 6.18); ENOKEY if the keyring has no certificate of the signer, EKEYREJECTED if other
+/// instructions were signed, EBADMSG if it is malformed.
+pub fn program_load_indexed(
+    program: &ProgramLoad<'_>,
+    indexed: &IndexedLoad<'_>,
+    log: Option<&mut [u8]>,
+) -> Result<OwnedFd, Errno> {
+    let license = CString::new(program.license).map_err(|_| Errno::INVAL)?;
+    let maps: Vec<u32> = indexed.maps.iter().map(|map| raw(*map)).collect();
+    let mut attr = LongAttr::new(&program_attr(program, &license, log)?);
+    if !maps.is_empty() {
+        attr.put(prog::FD_ARRAY, (maps.as_ptr() as u64).to_ne_bytes());
+    }
+    if !indexed.core.bytes.is_empty() {
+        attr.put(prog::CORE_RELOS, (indexed.core.bytes.as_ptr() as u64).to_ne_bytes());
+        attr.put(prog::CORE_RELO_CNT, count(indexed.core)?.to_ne_bytes());
+        attr.put(prog::CORE_RELO_REC_SIZE, len(indexed.core.size)?.to_ne_bytes());
+    }
+    if let Some(signature) = indexed.signature {
+        attr.put(prog::SIGNATURE, (signature.bytes.as_ptr() as u64).to_ne_bytes());
+        attr.put(prog::SIGNATURE_SIZE, len(signature.bytes.len())?.to_ne_bytes());
+        attr.put(prog::KEYRING_ID, signature.keyring.to_ne_bytes());
+    }
+    // SAFETY: as in `program_load`. `core_relos` and `signature` are readable for their sizes, and `fd_array` for every index
+    // of the instructions, which the callers in this crate have made together with `maps`; the kernel copies each
+    // descriptor on its own and fails if it cannot (kernel/bpf/verifier.c, `resolve_pseudo_ldimm64`).
+    unsafe { attr.new_fd(BPF_PROG_LOAD) }
+}
+
+/// The attributes of a load. Pointers in it live as long as the arguments.
+fn program_attr(program: &ProgramLoad<'_>, license: &CStr, log: Option<&mut [u8]>) -> Result<bpf_attr, Errno> {
     let mut attr = zeroed();
     // SAFETY: `attr` is zero in every byte, which is a value of each member, and only this member is used.
     let fields = unsafe { &mut attr.__bindgen_anon_3 };
@@ -258,9 +329,7 @@ pub fn program_load(program: &ProgramLoad<'_>, log: Option<&mut [u8]>) -> Result
         fields.prog_flags |= BPF_F_TOKEN_FD;
         fields.prog_token_fd = raw(token).cast_signed();
     }
-    // SAFETY: `insns`, `func_info` and `line_info` are readable for count times record size, `license` is NUL-terminated,
-    // `log_buf` is writable for `log_size` bytes; all outlive the call.
-    unsafe { new_fd(BPF_PROG_LOAD, &mut attr) }
+    Ok(attr)
 }
 
 fn count(records: BtfRecords<'_>) -> Result<u32, Errno> {

@@ -25,14 +25,16 @@ use aya_obj::generated::bpf_cmd::{
 };
 use rustix::io::Errno;
 
+use crate::model::proxy::attr::ATTR_SIZE;
+
 pub use info::{
     LinkInfo, MapInfo, ProgramInfo, attach_function, btf_bytes, btf_kind, id_if_map, is_link, link_info, locked_memory, map_id,
     map_info, program_id, program_info, program_kind, token_info,
 };
 pub use link::{LinkTarget, cgroup_attach, cgroup_detach, link_create, raw_tracepoint_open, trampoline_link};
 pub use load::{
-    BtfRecords, MapCreate, MapTypes, ProgramLoad, btf_load, map_create, map_delete, map_freeze, map_keys, map_lookup,
-    map_update, program_load,
+    BtfRecords, IndexedLoad, MapCreate, MapTypes, ProgramLoad, ProgramSignature, btf_load, map_create, map_delete, map_freeze,
+    map_keys, map_lookup, map_update, program_load, program_load_indexed,
 };
 pub use perf::{
     ProbeTarget, kprobe_event, own_tracepoint_event, pmu_type, proxied_event, software_event, tracepoint_event, uprobe_event,
@@ -183,6 +185,13 @@ fn len(bytes: usize) -> Result<u32, Errno> {
 /// # Safety
 /// Every pointer in the fields that `cmd` reads must be valid for what `cmd` does with it.
 unsafe fn call(cmd: bpf_cmd, attr: &mut bpf_attr) -> Result<i64, Errno> {
+    // SAFETY: guaranteed by the caller.
+    unsafe { call_with(cmd, (&raw mut *attr).cast(), size_of::<bpf_attr>()) }
+}
+
+/// # Safety
+/// As for `call`; `attr` must be readable and writable for `size` bytes.
+unsafe fn call_with(cmd: bpf_cmd, attr: *mut u8, size: usize) -> Result<i64, Errno> {
     // The verifier fails with EAGAIN if a signal is pending (kernel/bpf/verifier.c); libbpf makes the same number of
     // attempts.
     const ATTEMPTS: u32 = 5;
@@ -190,7 +199,7 @@ unsafe fn call(cmd: bpf_cmd, attr: &mut bpf_attr) -> Result<i64, Errno> {
     loop {
         // SAFETY: the kernel copies `attr`, whose size is given, and writes back within that size; the caller
         // guarantees the pointers in its fields.
-        let result = unsafe { libc::syscall(libc::SYS_bpf, cmd as libc::c_long, &raw mut *attr, size_of::<bpf_attr>()) };
+        let result = unsafe { libc::syscall(libc::SYS_bpf, cmd as libc::c_long, attr, size) };
         if result >= 0 {
             return Ok(result);
         }
@@ -207,10 +216,46 @@ unsafe fn call(cmd: bpf_cmd, attr: &mut bpf_attr) -> Result<i64, Errno> {
 unsafe fn new_fd(cmd: bpf_cmd, attr: &mut bpf_attr) -> Result<OwnedFd, Errno> {
     // SAFETY: guaranteed by the caller.
     let fd = unsafe { call(cmd, attr) }?;
+    // SAFETY: `cmd` returned it.
+    unsafe { owned(fd) }
+}
+
+/// # Safety
+/// A call has just returned this new descriptor.
+unsafe fn owned(fd: i64) -> Result<OwnedFd, Errno> {
     let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
     // SAFETY: the kernel has just created this descriptor for us (bpf(2) opens all of them with O_CLOEXEC), so nothing
     // else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `union bpf_attr` with fields of Linux 6.18 that the bindings do not have.
+struct LongAttr([u64; ATTR_SIZE / 8]);
+
+impl LongAttr {
+    fn new(attr: &bpf_attr) -> Self {
+        const _: () = assert!(size_of::<bpf_attr>() <= ATTR_SIZE);
+        let mut long = Self([0; ATTR_SIZE / 8]);
+        // SAFETY: `long` is not smaller; the union consists of integers, of which every bit pattern is a value.
+        unsafe { (&raw const *attr).cast::<u8>().copy_to(long.0.as_mut_ptr().cast(), size_of::<bpf_attr>()) };
+        long
+    }
+
+    /// Sets a field at its offset in bytes, of which it is a multiple of its size.
+    fn put<const N: usize>(&mut self, at: usize, value: [u8; N]) {
+        let mut bytes = self.0[at / 8].to_ne_bytes();
+        bytes[at % 8..][..N].copy_from_slice(&value);
+        self.0[at / 8] = u64::from_ne_bytes(bytes);
+    }
+
+    /// # Safety
+    /// As for `new_fd`.
+    unsafe fn new_fd(mut self, cmd: bpf_cmd) -> Result<OwnedFd, Errno> {
+        // SAFETY: the array has ATTR_SIZE bytes; the rest is guaranteed by the caller.
+        let fd = unsafe { call_with(cmd, self.0.as_mut_ptr().cast(), ATTR_SIZE) }?;
+        // SAFETY: `cmd` returned it.
+        unsafe { owned(fd) }
+    }
 }
 
 #[cfg(test)]

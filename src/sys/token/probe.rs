@@ -189,6 +189,7 @@ pub fn probe(path: &Path, interface: &str) -> Probe {
             inner: None,
             types: None,
             token: Some(token.as_fd()),
+            exclusive: None,
         };
         map_create(&map).map_err(|e| refused(e, allowed, NeededRight::map(MAP_TYPE_ARRAY)))
     });

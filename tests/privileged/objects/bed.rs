@@ -1,6 +1,7 @@
 //! The environment for tests of BPF objects: each test's own bpffs, network namespaces and cgroups, and the final check
 //! that nothing is left.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,6 +18,7 @@ use bpfman_hook::model::attach_point::{AttachPoint, ProgramKind, Scope};
 use bpfman_hook::model::bytecode::ImageVerdict;
 use bpfman_hook::model::ids::{Digest, OwnerNo, PinName};
 use bpfman_hook::model::plan::{PlannedLink, PlannedMap, PlannedObject, PlannedProgram};
+use bpfman_hook::model::program_signing::KernelSigning;
 use bpfman_hook::model::record::ImageRecord;
 use bpfman_hook::sys::bpf::{self, ObjectKind};
 use bpfman_hook::sys::{mounts, netns};
@@ -86,6 +88,8 @@ pub struct Bed {
     counts: [AtomicUsize; 3],
     ids: Mutex<Vec<(ObjectKind, u32)>>,
     ended: bool,
+    /// How loads use the signatures of programs.
+    pub signing: Cell<KernelSigning>,
 }
 
 impl Bed {
@@ -96,7 +100,15 @@ impl Bed {
         let owner = OwnerNo(NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = root.path().join(owner.directory());
         LinuxKernel.make_directory(&directory).unwrap();
-        Self { bpffs: root, directory, owner, counts: Default::default(), ids: Mutex::default(), ended: false }
+        Self {
+            bpffs: root,
+            directory,
+            owner,
+            counts: Default::default(),
+            ids: Mutex::default(),
+            ended: false,
+            signing: Cell::default(),
+        }
     }
 
     pub fn load(
@@ -165,6 +177,7 @@ impl Bed {
             maps,
             globals: globals.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone())).collect(),
             core: facts.core,
+            signing: self.signing.get(),
         };
         let ids = LinuxKernel.load(&self.directory, &planned)?;
         assert_eq!((ids.programs.len(), ids.maps.len()), (planned.programs.len(), planned.maps.len()));

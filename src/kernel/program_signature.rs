@@ -1,0 +1,272 @@
+//! What `image sign` adds to an object: the section `.bpf.sig`, with a signature for each program and the names of maps
+//! that only one program may use. docs/signing.md describes the format.
+//!
+//! The kernel checks a signature over the instructions exactly as they are passed. So they are passed with the maps as
+//! indices of an array, and with the CO-RE relocations left to the kernel: the result of [`signable`] depends on nothing
+//! but the object.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::kernel::elf::Elf;
+use crate::kernel::error::KernelError;
+use crate::kernel::insn::{PSEUDO_MAP_FD, PSEUDO_MAP_INDEX, PSEUDO_MAP_VALUE_INDEX};
+use crate::kernel::link::{Linked, link};
+use crate::kernel::object::BpfObject;
+use crate::kernel::object_error::ObjectError;
+
+/// The section.
+const SECTION: &str = ".bpf.sig";
+/// Kinds of its records.
+const SIGNATURE: u8 = 1;
+const EXCLUSIVE: u8 = 2;
+/// The kernel reads no larger signature (kernel/bpf/syscall.c, `bpf_prog_verify_signature`).
+const SIGNATURE_MAX: usize = 8 << 10;
+
+/// The contents of the section.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProgramSignatures {
+    /// The signature, PKCS#7 in DER, by function.
+    pub signatures: BTreeMap<String, Vec<u8>>,
+    /// The maps that only one program may use.
+    pub exclusive: BTreeSet<String>,
+}
+
+/// A program whose instructions can be signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignableProgram {
+    /// The function.
+    pub function: String,
+    /// What is signed.
+    pub instructions: Vec<u8>,
+    /// The maps that it uses.
+    pub maps: BTreeSet<String>,
+}
+
+/// Instructions as they are signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IndexedCode {
+    pub(crate) instructions: Vec<[u8; 8]>,
+    /// The maps that the instructions index, as indices into [`BpfObject::maps`].
+    pub(crate) maps: Vec<usize>,
+    /// `struct bpf_core_relo` of each relocation that is left to the kernel.
+    pub(crate) core: Vec<u8>,
+}
+
+impl IndexedCode {
+    /// Replaces the maps of a program that was linked without the kernel's types, in the order of their first use.
+    pub(crate) fn new(linked: &Linked) -> Self {
+        let mut instructions = linked.instructions.clone();
+        let mut maps: Vec<usize> = Vec::new();
+        for (at, map) in &linked.maps {
+            let index = maps.iter().position(|known| known == map).unwrap_or_else(|| {
+                maps.push(*map);
+                maps.len() - 1
+            });
+            let insn = instructions[*at];
+            let source = if insn.src() == PSEUDO_MAP_FD { PSEUDO_MAP_INDEX } else { PSEUDO_MAP_VALUE_INDEX };
+            instructions[*at] = insn.with_src(source);
+            // An object has far fewer maps than that.
+            instructions[*at].imm = i32::try_from(index).unwrap_or(i32::MAX);
+        }
+        Self { instructions: instructions.into_iter().map(Into::into).collect(), maps, core: linked.core.clone() }
+    }
+}
+
+impl ProgramSignatures {
+    /// What an object has; empty without the section.
+    pub(crate) fn of(elf: &Elf<'_>) -> Result<Self, ObjectError> {
+        elf.section(SECTION).map_or_else(|| Ok(Self::default()), |(_, section)| Self::parse(section.data))
+    }
+
+    /// True if there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.signatures.is_empty() && self.exclusive.is_empty()
+    }
+
+    fn parse(mut data: &[u8]) -> Result<Self, ObjectError> {
+        let mut found = Self::default();
+        while !data.is_empty() {
+            let (kind, name, content);
+            (kind, name, content, data) = record(data).ok_or(ObjectError::Signatures)?;
+            let name = name.to_owned();
+            match kind {
+                SIGNATURE if content.len() <= SIGNATURE_MAX => _ = found.signatures.insert(name, content.to_vec()),
+                EXCLUSIVE => _ = found.exclusive.insert(name),
+                _ => return Err(ObjectError::Signatures),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Its bytes: for each record the kind, the lengths of name and content, both little-endian, name and content.
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let signatures = self.signatures.iter().map(|(name, content)| (SIGNATURE, name, content.as_slice()));
+        for (kind, name, content) in signatures.chain(self.exclusive.iter().map(|name| (EXCLUSIVE, name, &[] as &[u8]))) {
+            // Names of symbols are shorter (elf::MAX_NAME), and signatures too.
+            let sizes = [name.len(), content.len()].map(|size| u16::try_from(size).unwrap_or(u16::MAX).to_le_bytes());
+            bytes.push(kind);
+            bytes.extend(sizes.concat());
+            bytes.extend(name.as_bytes());
+            bytes.extend(content);
+        }
+        bytes
+    }
+}
+
+/// Kind, name and content of the first record, and what follows it.
+fn record(data: &[u8]) -> Option<(u8, &str, &[u8], &[u8])> {
+    let (kind, rest) = data.split_first()?;
+    let (sizes, rest) = rest.split_first_chunk::<4>()?;
+    let [name, content] = [[sizes[0], sizes[1]], [sizes[2], sizes[3]]].map(|size| usize::from(u16::from_le_bytes(size)));
+    let (name, rest) = rest.split_at_checked(name)?;
+    let (content, rest) = rest.split_at_checked(content)?;
+    Some((*kind, std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?, content, rest))
+}
+
+/// Every program of an object with what a signature of it covers.
+///
+/// # Errors
+/// If the object cannot be read, or a program cannot be linked.
+pub fn signable(object: &[u8]) -> Result<Vec<SignableProgram>, KernelError> {
+    let object = BpfObject::parse(object)?;
+    let program = |function: &crate::kernel::object::Function| {
+        let linked = link(&object, function, None);
+        let linked = linked.map_err(|source| KernelError::Link { program: function.name.clone(), source })?;
+        let code = IndexedCode::new(&linked);
+        Ok(SignableProgram {
+            function: function.name.clone(),
+            instructions: code.instructions.concat(),
+            maps: code.maps.iter().map(|map| object.maps[*map].name.to_owned()).collect(),
+        })
+    };
+    object.programs().map(program).collect()
+}
+
+/// The object with these signatures in place of those that it has.
+///
+/// # Errors
+/// If it is not an object, or has too many sections.
+pub fn with_signatures(object: &[u8], signatures: &ProgramSignatures) -> Result<Vec<u8>, KernelError> {
+    let elf = Elf::parse(object).map_err(ObjectError::from)?;
+    let present = elf.section(SECTION).map(|(index, _)| index);
+    Ok(add_section(object, present, &signatures.bytes()).ok_or(ObjectError::Signatures)?)
+}
+
+/// Offsets in the ELF header and in a section's header, and the size of the latter.
+const E_SHOFF: usize = 0x28;
+const E_SHNUM: usize = 0x3c;
+const E_SHSTRNDX: usize = 0x3e;
+const SH_TYPE: usize = 4;
+const SH_OFFSET: usize = 24;
+const SH_SIZE: usize = 32;
+const SH_ALIGN: usize = 48;
+const HEADER: usize = 64;
+
+/// Appends the contents of a section, and behind it the names and headers of all sections. Offsets of everything else stay.
+fn add_section(object: &[u8], present: Option<usize>, data: &[u8]) -> Option<Vec<u8>> {
+    let half = |at: usize| Some(usize::from(u16::from_ne_bytes(*object.get(at..)?.first_chunk()?)));
+    let long = |bytes: &[u8], at: usize| usize::try_from(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?)).ok();
+    let (count, names) = (half(E_SHNUM)?, half(E_SHSTRNDX)?);
+    let start = long(object, E_SHOFF)?;
+    let mut headers = object.get(start..start.checked_add(count * HEADER)?)?.to_vec();
+    let mut written = object.to_vec();
+    let append = |written: &mut Vec<u8>, bytes: &[u8]| {
+        written.resize(written.len().next_multiple_of(8), 0);
+        let at = written.len();
+        written.extend(bytes);
+        at as u64
+    };
+    let put = |headers: &mut [u8], section: usize, at: usize, value: u64| {
+        headers.get_mut(section * HEADER + at..)?.get_mut(..8)?.copy_from_slice(&value.to_ne_bytes());
+        Some(())
+    };
+    let section = match present {
+        Some(section) => section,
+        None => {
+            let table = headers.get(names * HEADER..)?.get(..HEADER)?;
+            let (at, size) = (long(table, SH_OFFSET)?, long(table, SH_SIZE)?);
+            let mut table = object.get(at..at.checked_add(size)?)?.to_vec();
+            let name = u32::try_from(table.len()).ok()?;
+            table.extend(SECTION.as_bytes());
+            table.push(0);
+            let at = append(&mut written, &table);
+            put(&mut headers, names, SH_OFFSET, at)?;
+            put(&mut headers, names, SH_SIZE, table.len() as u64)?;
+            let mut header = [0; HEADER];
+            header[..4].copy_from_slice(&name.to_ne_bytes());
+            header[SH_TYPE..][..4].copy_from_slice(&crate::kernel::elf::SHT_PROGBITS.to_ne_bytes());
+            header[SH_ALIGN..][..8].copy_from_slice(&1_u64.to_ne_bytes());
+            headers.extend(header);
+            count
+        }
+    };
+    let at = append(&mut written, data);
+    put(&mut headers, section, SH_OFFSET, at)?;
+    put(&mut headers, section, SH_SIZE, data.len() as u64)?;
+    let at = append(&mut written, &headers);
+    written.get_mut(E_SHOFF..)?.get_mut(..8)?.copy_from_slice(&at.to_ne_bytes());
+    let count = u16::try_from(headers.len() / HEADER).ok()?;
+    written.get_mut(E_SHNUM..)?.get_mut(..2)?.copy_from_slice(&count.to_ne_bytes());
+    Some(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OBJECT: &[u8] = include_bytes!("../../tests/bpf/core.bpf.o");
+
+    fn some() -> ProgramSignatures {
+        let signatures = BTreeMap::from([("read_task".to_owned(), vec![7; 300]), ("read_never".to_owned(), vec![])]);
+        ProgramSignatures { signatures, exclusive: BTreeSet::from(["found".to_owned()]) }
+    }
+
+    fn of(object: &[u8]) -> ProgramSignatures {
+        ProgramSignatures::of(&Elf::parse(object).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_object_keeps_everything_and_gets_signatures() {
+        assert!(of(OBJECT).is_empty());
+        let signed = with_signatures(OBJECT, &some()).unwrap();
+        assert_eq!(of(&signed), some());
+        let (before, after) = (Elf::parse(OBJECT).unwrap(), Elf::parse(&signed).unwrap());
+        assert_eq!(before.sections.len() + 1, after.sections.len());
+        for (old, new) in before.sections.iter().zip(&after.sections) {
+            assert_eq!((old.name, old.kind, old.flags), (new.name, new.kind, new.flags));
+            assert!(old.data == new.data || old.name == ".strtab" || old.name == ".shstrtab", "{}", old.name);
+        }
+        assert_eq!(signable(OBJECT).unwrap(), signable(&signed).unwrap(), "a signature does not change what is signed");
+        // Signed again, it has the new signatures only.
+        let less = ProgramSignatures { exclusive: BTreeSet::new(), ..some() };
+        let again = with_signatures(&signed, &less).unwrap();
+        assert_eq!((of(&again), Elf::parse(&again).unwrap().sections.len()), (less, after.sections.len()));
+    }
+
+    #[test]
+    fn a_malformed_section_is_an_error() {
+        let whole = some().bytes();
+        assert_eq!(ProgramSignatures::parse(&whole).unwrap(), some());
+        for cut in 1..whole.len() {
+            let parsed = ProgramSignatures::parse(&whole[..cut]);
+            assert!(parsed.is_err() || parsed.unwrap() != some(), "{cut}");
+        }
+        for wrong in [&[1, 0, 0, 0, 0][..], &[3, 1, 0, 0, 0, b'a'], &[1, 1, 0, 0, 0, 0xff], &[1]] {
+            assert!(ProgramSignatures::parse(wrong).is_err(), "{wrong:?}");
+        }
+        let large = [&[1, 1, 0][..], &8193_u16.to_le_bytes(), b"a", &[0; 8193]].concat();
+        assert!(ProgramSignatures::parse(&large).is_err());
+    }
+
+    /// Signatures of existing images cover exactly these bytes: linking must give the same for ever.
+    #[test]
+    fn what_is_signed_does_not_change() {
+        let programs = signable(include_bytes!("../../tests/bpf/subprogs.bpf.o")).unwrap();
+        let names: Vec<_> = programs.iter().map(|program| program.function.as_str()).collect();
+        let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        let hashes = programs.iter().map(|program| program.instructions.iter().fold(0xcbf2_9ce4_8422_2325, fold));
+        assert_eq!(names.len(), 1, "{names:?}");
+        assert_eq!(hashes.collect::<Vec<u64>>(), [0]);
+    }
+}

@@ -1,0 +1,102 @@
+//! The gate's rule that programs have to be signed, on the real kernel. Where the kernel cannot enforce it, the refusal must
+//! say what is missing. `tests/vm/guest-gate.sh` has the rest of the gate.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use bpfman_hook::image::program_key::{ProgramKey, blocks};
+use bpfman_hook::kernel::gate::{self, GateError};
+use bpfman_hook::kernel::police::PoliceProgram;
+use bpfman_hook::kernel::{Feature, KernelError, Support, features};
+use bpfman_hook::model::gate::{ExecutableDigest, GateOutcome, GateRules};
+use bpfman_hook::model::police::{Police, PoliceMode};
+use bpfman_hook::model::proxy::CallCeiling;
+use bpfman_hook::sys::bpf::{self, BtfRecords, IndexedLoad, ObjectKind, ProgramLoad, ProgramSignature};
+use bpfman_hook::sys::{Errno, keyring};
+use sha2::{Digest as _, Sha256};
+
+use crate::objects::bed::{Bed, wait_until};
+
+const SIGNER: &[u8] = include_bytes!("../data/programs/signer.pem");
+const OTHER: &[u8] = include_bytes!("../data/programs/other.pem");
+/// `r0 = 1; exit`
+const CODE: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 1, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+
+fn own() -> ExecutableDigest {
+    ExecutableDigest::sha256(Sha256::digest(fs::read("/proc/self/exe").unwrap()).into())
+}
+
+/// Loads a socket filter, with a signature by a key of a keyring.
+fn load(program_type: u32, signature: Option<(&[u8], i32)>) -> Result<(), Errno> {
+    let program = ProgramLoad {
+        name: "gate_test",
+        program_type,
+        expected_attach_type: 0,
+        attach_btf_id: 0,
+        flags: 0,
+        instructions: &CODE,
+        license: "GPL",
+        debug: None,
+        token: None,
+    };
+    let signed = signature.map(|(key, serial)| (ProgramKey::parse(key).unwrap().sign(&CODE.concat()).unwrap(), serial));
+    let signature = signed.as_ref().map(|(bytes, keyring)| ProgramSignature { bytes, keyring: *keyring });
+    let indexed = IndexedLoad { maps: &[], core: BtfRecords { bytes: &[], size: 0 }, signature };
+    bpf::program_load_indexed(&program, &indexed, None).map(drop)
+}
+
+fn counted(directory: &Path, outcome: GateOutcome) -> u64 {
+    let state = gate::state(directory).unwrap().expect("the gate is in force");
+    state.counts.iter().find(|(other, _)| *other == outcome).unwrap().1
+}
+
+#[test]
+fn only_programs_of_the_nodes_keyring_are_accepted() {
+    let bed = Bed::new();
+    let directory = bed.bpffs.path().join("gate");
+    gate::install(directory.clone());
+    let [node, mine] = [(c"bpfman-hook-gate", SIGNER), (c"bpfman-hook-mine", OTHER)]
+        .map(|(name, key)| keyring::make(name, &blocks(key, "CERTIFICATE")).unwrap());
+    let rules = GateRules { enforce: true, seconds: None, executables: None, keyring: Some(node) };
+    match gate::load(&directory, &rules, &[own()]) {
+        Ok(()) => {}
+        Err(GateError::Kernel(KernelError::Feature { feature, why, .. })) => {
+            assert!(matches!(feature, Feature::Lsm | Feature::ProgramSignatures), "{feature}");
+            assert_eq!(features::probe(feature), Support::No(why.clone()));
+            assert!(!gate::is_in_force(&directory) && !gate::is_pinned(&directory));
+            eprintln!("no gate here, as it should be: {feature}: {why}");
+            return bed.end();
+        }
+        Err(error) => panic!("{}", bpfman_hook::sys::error::chain(&error)),
+    }
+    const SOCKET_FILTER: u32 = 1;
+    const CGROUP_DEVICE: u32 = 15;
+    assert_eq!(load(SOCKET_FILTER, None), Err(Errno::PERM));
+    assert_eq!(load(SOCKET_FILTER, Some((SIGNER, node))), Ok(()));
+    // The kernel has verified this signature too, by a keyring that any process can make.
+    assert_eq!(load(SOCKET_FILTER, Some((OTHER, mine))), Err(Errno::PERM));
+    assert_eq!(load(SOCKET_FILTER, Some((OTHER, node))), Err(Errno::NOKEY));
+    assert_eq!(load(CGROUP_DEVICE, None), Ok(()));
+    // One for the proof, and two of these.
+    assert_eq!(counted(&directory, GateOutcome::UnsignedRefused), 3);
+
+    // What bpfman-hook brings along is exempt, and nothing else of this process, before and afterwards.
+    let police = Police { mode: PoliceMode::Warn, calls: CallCeiling::default() };
+    drop(PoliceProgram::load(&police).unwrap());
+    assert_eq!(load(SOCKET_FILTER, None), Err(Errno::PERM));
+
+    gate::load(&directory, &GateRules { enforce: false, ..rules.clone() }, &[own()]).unwrap();
+    assert_eq!(load(SOCKET_FILTER, None), Ok(()));
+    assert!(counted(&directory, GateOutcome::UnsignedCounted) >= 1);
+    // Without the rule, and only this executable on the list: another gate replaces it.
+    let listed = GateRules { enforce: true, seconds: None, executables: Some(BTreeSet::new()), keyring: None };
+    gate::load(&directory, &listed, &[own()]).unwrap();
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "the other gate is gone");
+    assert_eq!(load(SOCKET_FILTER, None), Ok(()));
+    assert!(counted(&directory, GateOutcome::Allowed) >= 1);
+
+    assert!(gate::unload(&directory).unwrap());
+    assert!(wait_until(|| bpf::ids(ObjectKind::Link).unwrap().is_empty()), "a link of the gate stays");
+    bed.end();
+}
