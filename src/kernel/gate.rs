@@ -205,6 +205,8 @@ fn unlisted(pins: &Path) -> Result<Vec<UnlistedExecutable>, KernelError> {
 /// [`GateError::NoExecutable`] before Linux 6.12. [`GateError::NotProved`] if it would refuse this process; then it is
 /// removed again.
 pub fn load(directory: &Path, rules: &GateRules, own: &[ExecutableDigest]) -> Result<(), GateError> {
+    // Before anything is loaded: another version's gate refuses this process.
+    admit_self(directory, own)?;
     if let found @ Support::No(_) = features::probe(Feature::Lsm) {
         return Err(KernelError::feature("judge which executables load programs", Feature::Lsm, found).into());
     }
@@ -213,7 +215,6 @@ pub fn load(directory: &Path, rules: &GateRules, own: &[ExecutableDigest]) -> Re
         return Err(KernelError::feature("let only signed programs in", Feature::ProgramSignatures, found).into());
     }
     let pins = directory.join(named(signed));
-    admit_self(directory, own)?;
     if in_force(directory).is_none_or(|found| found != pins) {
         let others = versions(directory)?;
         let taken = [EXECUTABLES, CGROUPS].map(|name| (name, others.iter().find_map(|pins| open(pins, name).ok())));
