@@ -35,6 +35,10 @@ hear() { # WORD: the line of the workload's output that begins with it
 }
 
 systemctl --version | head -n 1
+# Everything below happens with the gate in force, since before this service started.
+is "the gate's unit" "$(systemctl is-active bpfman-hook-gate.service)" active
+bpfman-hook gate status | head -n 1 | grep '^the gate is in force, and refuses$' || fail "$(bpfman-hook gate status)"
+systemctl start devices.service || fail "a service with a list of devices"
 mkdir -p /var/lib/kubelet
 bpfman-hook install --proxy --no-docs --no-timer
 bpfman-hook install --proxy --no-docs --no-timer --check || fail "install --check"
@@ -81,5 +85,7 @@ is "a map of the next container" "$(hear map)" "0 0"
 eventually "processes at the end" running 0
 is "units that are left" "$(systemctl list-units --all --no-legend --plain "$unit" | wc -l)" 0
 bpfman-hook uninstall --proxy >/dev/null
+bpfman-hook gate status | grep '^allowed: ' || fail "the gate saw nothing: $(bpfman-hook gate status)"
+bpfman-hook gate unload
 is "the socket after uninstall" "$(systemctl is-active bpfman-hook-proxy.socket || true)" inactive
 echo "all is as it should be"

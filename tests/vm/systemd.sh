@@ -41,12 +41,22 @@ cp "$here/systemd-check.sh" "$root/check.sh"
 echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
 echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
 echo 'root:x:0:' >"$root/etc/group"
-printf '[[container]]\nproxy = ["sockets"]\n' >"$root/etc/bpfman-hook/policy.toml"
-printf '[Unit]\nRequires=check.service\n' >"$root/etc/systemd/system/check.target"
+printf '[gate]\nexecutables = []\n[[container]]\nproxy = ["sockets"]\n' >"$root/etc/bpfman-hook/policy.toml"
+# It boots with the gate in force: only bpfman-hook may load programs, and what runc and systemd need.
+sed 's|/usr/local/bin/|/usr/bin/|' "$here/../../packaging/systemd/bpfman-hook-gate.service" >"$root/etc/systemd/system/bpfman-hook-gate.service"
+printf '[Unit]\nRequires=bpfman-hook-gate.service check.service\n' >"$root/etc/systemd/system/check.target"
+cat >"$root/etc/systemd/system/devices.service" <<'UNIT'
+[Service]
+Type=oneshot
+DevicePolicy=closed
+IPAddressDeny=any
+ExecStart=/bin/sh -c 'echo >/dev/null && ! echo >/dev/kmsg'
+UNIT
 cat >"$root/etc/systemd/system/check.service" <<'UNIT'
 [Unit]
 SuccessAction=exit-force
 FailureAction=exit-force
+After=bpfman-hook-gate.service
 [Service]
 Type=oneshot
 ExecStart=/bin/sh /check.sh
