@@ -148,6 +148,7 @@ fn object() -> ObjectFacts {
         globals: Vec::new(),
         core: false,
         signed: false,
+        executables: Default::default(),
     }
 }
 

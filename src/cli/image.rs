@@ -111,6 +111,9 @@ pub struct ImageBuildArgs {
     /// Only the one program that uses this map may use it (Linux 6.18); may be repeated
     #[arg(long = "exclusive-map", value_name = "MAP")]
     pub exclusive_maps: Vec<String>,
+    /// This executable may load programs where the policy takes executables from the image; may be repeated
+    #[arg(long = "executable", value_name = "FILE")]
+    pub executables: Vec<PathBuf>,
     /// Write the image here, under the name IMAGE, instead of into the cache
     #[arg(long, value_name = "oci:/DIR|oci-archive:/FILE")]
     pub to: Option<String>,
@@ -140,6 +143,9 @@ pub struct ImageSignArgs {
     /// Only the one program that uses this map may use it (Linux 6.18); may be repeated
     #[arg(long = "exclusive-map", value_name = "MAP")]
     pub exclusive_maps: Vec<String>,
+    /// This executable may load programs where the policy takes executables from the image; may be repeated
+    #[arg(long = "executable", value_name = "FILE")]
+    pub executables: Vec<PathBuf>,
     /// Write the signed object here instead of over OBJECT
     #[arg(long = "to", value_name = "FILE")]
     pub output_file: Option<PathBuf>,

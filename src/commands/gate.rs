@@ -50,14 +50,18 @@ fn load(paths: &Paths, enforce: bool, seconds: Option<u64>) -> Result<ExitCode, 
 /// # Errors
 /// If it has an error, or no gate.
 pub fn rules(paths: &Paths, enforce: bool) -> Result<GateRules, CommandError> {
-    let policy = policy_files::load(paths).map_err(CommandError::of_input)?.policy;
-    match policy.gate {
-        Some(HostGate { executables, kernel_signed }) => {
+    let loaded = policy_files::load(paths).map_err(CommandError::of_input)?;
+    let containers = loaded.policy.containers.iter().any(|rule| rule.gate.is_some());
+    match loaded.policy.gate.clone().or_else(|| containers.then(HostGate::default)) {
+        Some(HostGate { mut executables, images, kernel_signed }) => {
+            if let Some(executables) = &mut executables {
+                executables.extend(lifecycle::executables_of_images(paths, &loaded, &images)?);
+            }
             let keyring = match kernel_signed {
                 KernelSigned::IfPossible => None,
                 KernelSigned::Required => Some(keyring(paths)?),
             };
-            Ok(GateRules { enforce, seconds: None, executables, keyring })
+            Ok(GateRules { enforce, seconds: None, executables, containers, keyring })
         }
         None => Err(CommandError::bad_input(format!(
             "the policy has no gate; write [gate] with executables = [\"sha256:…\"] into {}",

@@ -214,6 +214,9 @@ pub enum KernelError {
         /// The result of the probe.
         why: String,
     },
+    /// A rule lists executables, and no gate is in force that could judge them.
+    #[error("the gate is not in force for containers; run `bpfman-hook gate load`, or `bpfman-hook install --gate`")]
+    NoGate,
     /// A rule lists functions, and the kernel does not show the instructions of programs.
     #[error(
         "judge programs by the functions that they call: this kernel has no LSM hook bpf_prog_load (Linux 6.9); remove helpers and \

@@ -18,7 +18,7 @@ use crate::kernel::built_in::{BuiltIn, BuiltInRequest};
 use crate::kernel::error::KernelError;
 use crate::kernel::features::{self, Feature, Support};
 use crate::kernel::link::LinkError;
-use crate::model::gate::{ExecutableDigest, GateOutcome, GateRules, UnlistedExecutable};
+use crate::model::gate::{ExecutableDigest, GateOutcome, GateRules, GatedContainer, UnlistedExecutable};
 use crate::sys::fsutil::TrustError;
 use crate::sys::mounts::MountError;
 use crate::sys::{Errno, SysError, bpf, clock, fsutil, pid};
@@ -105,6 +105,8 @@ pub struct GateState {
 
 /// Where `struct settings` has the keyring, in words behind the time.
 const KEYRING_WORD: usize = 12;
+/// Where it says that cgroups may have lists.
+const CGROUPS_WORD: usize = 3;
 
 /// The bytes of `struct settings`.
 struct SettingsValue([u8; 64]);
@@ -232,6 +234,44 @@ pub fn load(directory: &Path, rules: &GateRules, own: &[ExecutableDigest]) -> Re
     Ok(())
 }
 
+/// Gives a container a list of executables of its own, which counts in place of the host's.
+///
+/// # Errors
+/// [`KernelError::NoGate`] if no gate of this version judges containers; if its maps cannot be opened or are full.
+pub fn bind(directory: &Path, container: &GatedContainer) -> Result<(), KernelError> {
+    let pins = in_force(directory).ok_or(KernelError::NoGate)?;
+    if read_settings(&pins)?.word(CGROUPS_WORD) == 0 {
+        return Err(KernelError::NoGate);
+    }
+    let list = open(&pins, EXECUTABLES)?;
+    for digest in &container.executables {
+        let added = bpf::map_update(list.as_fd(), &digest.key(container.cgroup), &LISTED.to_ne_bytes());
+        added.map_err(failed("add an executable to", &pins.join(EXECUTABLES)))?;
+    }
+    // Last: from here on the list counts.
+    let added = bpf::map_update(open(&pins, CGROUPS)?.as_fd(), &container.cgroup.to_ne_bytes(), &LISTED.to_ne_bytes());
+    added.map_err(failed("add a container to", &pins.join(CGROUPS)))
+}
+
+/// Undoes [`bind`]. If the container has no list, this is a success; the result says whether it had one.
+///
+/// # Errors
+/// If the gate's maps cannot be opened or changed.
+pub fn unbind(directory: &Path, container: &GatedContainer) -> Result<bool, KernelError> {
+    let mut was_there = false;
+    for pins in versions(directory)? {
+        let Ok(cgroups) = open(&pins, CGROUPS) else { continue };
+        let removed = bpf::map_delete(cgroups.as_fd(), &container.cgroup.to_ne_bytes());
+        was_there |= removed.map_err(failed("remove a container from", &pins.join(CGROUPS)))?;
+        let list = open(&pins, EXECUTABLES)?;
+        for digest in &container.executables {
+            let removed = bpf::map_delete(list.as_fd(), &digest.key(container.cgroup));
+            removed.map_err(failed("remove an executable from", &pins.join(EXECUTABLES)))?;
+        }
+    }
+    Ok(was_there)
+}
+
 /// Ends every gate below a directory, and returns whether there was one. This needs only the right to remove files.
 ///
 /// # Errors
@@ -303,7 +343,7 @@ fn give(pins: &Path, rules: &GateRules, own: &[ExecutableDigest]) -> Result<(), 
         bpf::map_update(list.as_fd(), &digest.key(HOST), &LISTED.to_ne_bytes()).map_err(change("add an executable to"))?;
     }
     add_own(list.as_fd(), own).map_err(change("add this program to"))?;
-    let has_cgroups = !keys(cgroups.as_fd(), &pins.join(CGROUPS))?.is_empty();
+    let has_cgroups = rules.containers || !keys(cgroups.as_fd(), &pins.join(CGROUPS))?.is_empty();
     let generation = next_generation(read_settings(pins)?.word(0));
     let until = |seconds: u64| clock::boot_nanoseconds().saturating_add(seconds.saturating_mul(1_000_000_000));
     let expires = rules.seconds.map_or(0, until);
@@ -463,7 +503,13 @@ mod tests {
 
     #[test]
     fn settings_have_the_layout_of_the_program() {
-        let rules = GateRules { enforce: true, seconds: None, executables: Some(BTreeSet::new()), keyring: Some(-5) };
+        let rules = GateRules {
+            enforce: true,
+            seconds: None,
+            executables: Some(BTreeSet::new()),
+            containers: false,
+            keyring: Some(-5),
+        };
         let value = SettingsValue::new(&rules, 5, 7, false, &[11, 12, 13, 14, 15, 16]);
         assert_eq!(value.expires(), Some(5));
         assert_eq!(

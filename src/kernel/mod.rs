@@ -75,6 +75,7 @@ pub use crate::kernel::token_reach::Probed;
 pub use crate::kernel::user_elf::UserElfError;
 pub use crate::kernel::verifier::VerifierLog;
 use crate::model::attach_point::XdpMode;
+use crate::model::gate::GatedContainer;
 use crate::model::ids::{OwnerNo, PinName};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{PlannedLink, PlannedObject};
@@ -165,6 +166,12 @@ pub trait Kernel {
     /// What the counters under `directory` say; None without counters. No side effects.
     fn policed_calls(&self, directory: &Path) -> Result<Option<Vec<CountedCall>>, KernelError>;
 
+    /// Gives a container a list of executables in the gate that is in force; `directory` is [`crate::paths::Paths::gate`].
+    fn list_executables(&self, directory: &Path, container: &GatedContainer) -> Result<(), KernelError>;
+
+    /// Undoes `list_executables`. If it was not done, this is a success; the result says whether it was.
+    fn forget_executables(&self, directory: &Path, container: &GatedContainer) -> Result<bool, KernelError>;
+
     /// The serial number of the node's keyring for signatures of programs, which `file` contains; None if there is none.
     fn program_keyring(&self, file: &Path) -> Option<i32>;
 
@@ -249,6 +256,14 @@ impl Kernel for LinuxKernel {
 
     fn policed_calls(&self, directory: &Path) -> Result<Option<Vec<CountedCall>>, KernelError> {
         police::pinned_calls(directory)
+    }
+
+    fn list_executables(&self, directory: &Path, container: &GatedContainer) -> Result<(), KernelError> {
+        gate::bind(directory, container)
+    }
+
+    fn forget_executables(&self, directory: &Path, container: &GatedContainer) -> Result<bool, KernelError> {
+        gate::unbind(directory, container)
     }
 
     fn program_keyring(&self, file: &Path) -> Option<i32> {

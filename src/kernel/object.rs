@@ -13,6 +13,7 @@ use crate::kernel::elf::{Elf, ElfError, ElfRelocation, SHT_NOBITS, SHT_PROGBITS,
 use crate::kernel::insn::{self, Insn};
 use crate::kernel::map::{self, MapDefinition, is_data_section, is_read_only};
 use crate::kernel::object_error::ObjectError;
+use crate::kernel::program_signature::ProgramSignatures;
 use crate::kernel::section;
 use crate::model::object::{GlobalFacts, GlobalType, MapFacts, ObjectFacts, ProgramFacts};
 
@@ -94,12 +95,15 @@ impl<'a> BpfObject<'a> {
             flags: map.shape.flags,
             data_section: map.data.is_some(),
         });
+        // A malformed section is an error of the load.
+        let signatures = ProgramSignatures::of(&self.elf).unwrap_or_default();
         ObjectFacts {
             programs: programs.collect(),
             maps: maps.collect(),
             globals: self.variables.iter().map(|v| v.facts.clone()).collect(),
             core: self.ext.has_core(),
-            signed: self.elf.section(".bpf.sig").is_some(),
+            signed: !signatures.signatures.is_empty(),
+            executables: signatures.executables,
         }
     }
 

@@ -13,12 +13,14 @@ use crate::kernel::insn::{PSEUDO_MAP_FD, PSEUDO_MAP_INDEX, PSEUDO_MAP_VALUE_INDE
 use crate::kernel::link::{Linked, link};
 use crate::kernel::object::BpfObject;
 use crate::kernel::object_error::ObjectError;
+use crate::model::gate::ExecutableDigest;
 
 /// The section.
 const SECTION: &str = ".bpf.sig";
 /// Kinds of its records.
 const SIGNATURE: u8 = 1;
 const EXCLUSIVE: u8 = 2;
+const EXECUTABLE: u8 = 3;
 /// The kernel reads no larger signature (kernel/bpf/syscall.c, `bpf_prog_verify_signature`).
 const SIGNATURE_MAX: usize = 8 << 10;
 
@@ -29,6 +31,8 @@ pub struct ProgramSignatures {
     pub signatures: BTreeMap<String, Vec<u8>>,
     /// The maps that only one program may use.
     pub exclusive: BTreeSet<String>,
+    /// The executables that may load programs where the policy takes them from images.
+    pub executables: BTreeSet<ExecutableDigest>,
 }
 
 /// A program whose instructions can be signed.
@@ -80,7 +84,7 @@ impl ProgramSignatures {
 
     /// True if there is nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.signatures.is_empty() && self.exclusive.is_empty()
+        *self == Self::default()
     }
 
     fn parse(mut data: &[u8]) -> Result<Self, ObjectError> {
@@ -92,6 +96,7 @@ impl ProgramSignatures {
             match kind {
                 SIGNATURE if content.len() <= SIGNATURE_MAX => _ = found.signatures.insert(name, content.to_vec()),
                 EXCLUSIVE => _ = found.exclusive.insert(name),
+                EXECUTABLE => _ = found.executables.insert(name.parse().map_err(|_| ObjectError::Signatures)?),
                 _ => return Err(ObjectError::Signatures),
             }
         }
@@ -101,8 +106,11 @@ impl ProgramSignatures {
     /// Its bytes: for each record the kind, the lengths of name and content, both little-endian, name and content.
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let signatures = self.signatures.iter().map(|(name, content)| (SIGNATURE, name, content.as_slice()));
-        for (kind, name, content) in signatures.chain(self.exclusive.iter().map(|name| (EXCLUSIVE, name, &[] as &[u8]))) {
+        let signatures = self.signatures.iter().map(|(name, content)| (SIGNATURE, name.clone(), content.as_slice()));
+        let executables = self.executables.iter().map(|digest| (EXECUTABLE, digest.to_string(), &[] as &[u8]));
+        for (kind, name, content) in
+            signatures.chain(self.exclusive.iter().map(|name| (EXCLUSIVE, name.clone(), &[] as &[u8]))).chain(executables)
+        {
             // Names of symbols are shorter (elf::MAX_NAME), and signatures too.
             let sizes = [name.len(), content.len()].map(|size| u16::try_from(size).unwrap_or(u16::MAX).to_le_bytes());
             bytes.push(kind);
@@ -219,7 +227,11 @@ mod tests {
 
     fn some() -> ProgramSignatures {
         let signatures = BTreeMap::from([("read_task".to_owned(), vec![7; 300]), ("read_never".to_owned(), vec![])]);
-        ProgramSignatures { signatures, exclusive: BTreeSet::from(["found".to_owned()]) }
+        ProgramSignatures {
+            signatures,
+            exclusive: BTreeSet::from(["found".to_owned()]),
+            executables: BTreeSet::from([ExecutableDigest::sha256([3; 32])]),
+        }
     }
 
     fn of(object: &[u8]) -> ProgramSignatures {

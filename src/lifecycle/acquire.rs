@@ -19,12 +19,13 @@ use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::config::Capability;
 use crate::model::container::Container;
 use crate::model::facts::{CgroupFact, Facts};
+use crate::model::gate::{ContainerGate, GatedContainer};
 use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
 use crate::model::metrics_table;
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan, PlanError};
 use crate::model::police::{Police, PoliceRecord};
-use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
+use crate::model::policy::{ContainerFacts, ContainerRule, ImageRule, Refusal};
 use crate::model::proxy::ProxyRecord;
 use crate::model::proxy::profile;
 use crate::model::proxy::profile::ProxySockets;
@@ -35,6 +36,7 @@ use crate::model::record::{
 use crate::model::reference::Reference;
 use crate::model::registries::RegistryConfig;
 use crate::model::seccomp::Allowed;
+use crate::paths::GATE;
 use crate::store::StoreError;
 use crate::sys::error::chain;
 use crate::sys::export;
@@ -83,7 +85,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let userns = self.host.has_user_namespace(&init);
         let who = ContainerFacts { userns, ..container.facts(self.host.runtime_user()) };
         let policy = &start.policy.policy;
-        let is_policed = policy.container_rule(&who).is_some_and(|rule| rule.police.is_some());
+        let is_policed = policy.container_rule(&who).is_some_and(ContainerRule::supervises);
         if start.request.is_empty() && !is_policed {
             return Ok(Acquired::Nothing);
         }
@@ -134,7 +136,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Some(no) => Ok(Err(no)),
             None => self.plan(images, start, admission, init).map(Ok),
         });
-        let (facts, plan) = match prepared {
+        let (facts, plan, gated) = match prepared {
             Ok(Ok(prepared)) => prepared,
             Ok(Err(already)) => return Ok(Acquired::Already(already)),
             Err(cause) => return Err(self.refuse(container, cause)),
@@ -153,6 +155,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 .map(|bpffs| Box::new(BpffsRecord { path: bpffs.path.clone(), delegation: bpffs.delegation })),
             granted_by: Some(Box::new(admission.rule.place.clone())),
             guarded: plan.bpffs.as_ref().and_then(|bpffs| bpffs.guarded),
+            gated: gated.clone().map(Box::new),
             proxy: admission
                 .proxy
                 .clone()
@@ -167,7 +170,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Err(cause) => return Err(self.refuse(container, cause)),
         };
         let started = Instant::now();
-        let built = self.build(init, container, &mut record, netns, &plan, admission.rule.police.as_ref());
+        let built = self.build(init, container, &mut record, netns, &plan, (admission.rule.police.as_ref(), gated.as_ref()));
         took(metrics_table::Phase::Build, started, built.is_ok());
         if let Err(cause) = built {
             record.verifier_log = cause.verifier_log().map(str::to_owned);
@@ -186,7 +189,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         start: Start<'_>,
         admission: &Admission<'_>,
         init: &mut H::Init,
-    ) -> Result<(Facts, Plan), Cause> {
+    ) -> Result<(Facts, Plan, Option<GatedContainer>), Cause> {
         let (container, request) = (start.container, start.request);
         let programs = !matches!(request.programs, ProgramsRequest::None);
         let proxied = admission.proxy.as_ref().map(|grant| grant.delegation).unwrap_or_default();
@@ -202,12 +205,16 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let userns = admission.delegation.is_some();
         let guarded = userns && self.kernel.is_guarded(&self.guard());
         let is_policed = admission.rule.police.is_some();
-        let cgroup = programs || cgroup_mounts || proxied.reaches_cgroups() || is_policed || guarded;
+        let gate = admission.rule.gate.as_ref();
+        let cgroup = programs || cgroup_mounts || proxied.reaches_cgroups() || is_policed || gate.is_some() || guarded;
         let interfaces = programs || proxied.reaches_netns();
         let need = NeededFacts { network, interfaces, userns, cgroup, cgroup_mounts, root };
         let facts = self.host.facts(init, container, need)?;
         if let (true, Some(why)) = (is_policed, plan::no_own_cgroup(&facts)) {
             return Err(PlanError::PoliceCgroup { why }.into());
+        }
+        if let (Some(_), Some(why)) = (gate, plan::no_own_cgroup(&facts)) {
+            return Err(PlanError::GateCgroup { why }.into());
         }
         let mut objects = Vec::new();
         let in_use = || self.images_in_use();
@@ -258,7 +265,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 return Err(PlanError::ProxyNetwork { why }.into());
             }
         }
-        Ok((facts, plan))
+        let gated = gate.zip(facts.cgroup.as_ref()).map(|(gate, cgroup)| gated(gate, cgroup, &objects));
+        Ok((facts, plan, gated.flatten()))
     }
 
     /// The images of every owner whose record can be read; they are only spared from eviction. Called when the cache is
@@ -314,7 +322,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         record: &mut OwnerRecord,
         netns: Option<OwnerRecord>,
         plan: &Plan,
-        police: Option<&Police>,
+        (police, gated): (Option<&Police>, Option<&GatedContainer>),
     ) -> Result<(), Cause> {
         if let (Some(mut netns), Some(wanted)) = (netns, &plan.netns) {
             self.apply(init, &mut netns, wanted)?;
@@ -329,6 +337,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
             // Last, because it cannot be undone from outside the container: the kernel removes it with the container.
             self.host.mount_bpffs(init, container, &self.fs.join(record.no.directory()), bpffs)?;
+        }
+        if let Some(gated) = gated {
+            self.kernel.list_executables(&self.fs.join(GATE), gated).map_err(Cause::Gate)?;
         }
         if let Some(police) = police {
             // After the last step that can let the container start without its programs: a container that is not policed
@@ -504,4 +515,14 @@ fn show_maps(record: &mut OwnerRecord, plan: &Plan) {
 
 fn request_digest(request: &Request) -> Digest {
     Digest::from_bytes(Sha256::digest(request.canonical()).into())
+}
+
+/// The list of a container: what its rule lists, and what its images name if the rule says so.
+fn gated(gate: &ContainerGate, cgroup: &CgroupFact, objects: &[ObjectInput]) -> Option<GatedContainer> {
+    let CgroupFact::Own { id, .. } = cgroup else { return None };
+    let mut executables = gate.executables.clone();
+    if gate.images {
+        executables.extend(objects.iter().flat_map(|object| &object.facts.executables));
+    }
+    Some(GatedContainer { cgroup: *id, executables })
 }

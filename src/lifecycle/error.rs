@@ -35,6 +35,9 @@ pub enum Cause {
     /// The container's bpf(2) calls cannot be policed.
     #[error("police the container's bpf(2) calls")]
     Police(#[source] KernelError),
+    /// The container cannot get its list of executables.
+    #[error("give the container its list of executables")]
+    Gate(#[source] KernelError),
     /// The kernel refused an operation.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -142,7 +145,10 @@ impl Cause {
 
     /// True if the container's rule polices it, and that failed: it must not start, whatever the request says.
     pub fn is_about_policing(&self) -> bool {
-        matches!(self, Self::Police(_) | Self::Plan(PlanError::PoliceCgroup { .. }))
+        matches!(
+            self,
+            Self::Police(_) | Self::Gate(_) | Self::Plan(PlanError::PoliceCgroup { .. } | PlanError::GateCgroup { .. })
+        )
     }
 
     /// The class of the cause, as metrics count it.
@@ -154,7 +160,7 @@ impl Cause {
             Self::Image(error) if error.is_about_signatures() => Reason::Signature,
             Self::Image(_) => Reason::Image,
             Self::Kernel(error) if error.verifier_log().is_some() => Reason::Verifier,
-            Self::Kernel(_) | Self::Police(_) | Self::Leftovers(_) | Self::NetnsLeft { .. } => Reason::Kernel,
+            Self::Kernel(_) | Self::Police(_) | Self::Gate(_) | Self::Leftovers(_) | Self::NetnsLeft { .. } => Reason::Kernel,
             Self::Host(_) => Reason::Host,
             Self::Store(_) | Self::RecordGone { .. } => Reason::Store,
             Self::IdTaken { .. } | Self::Busy { .. } | Self::NetnsTaken { .. } => Reason::Busy,

@@ -11,6 +11,7 @@ use crate::lifecycle::{Cause, Lifecycle, ReleaseErrors};
 use crate::model::event::ReleasedBy;
 use crate::model::ids::{ContainerId, OwnerNo, ProcessIdentity};
 use crate::model::record::{ContainerOwner, Keeper, LinkRecord, Owner, OwnerRecord, Phase};
+use crate::paths::GATE;
 use crate::store::{ReadTxn, StoreError};
 use crate::sys::error::chain;
 
@@ -197,6 +198,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         if let Owner::Container(ContainerOwner { guarded: Some(guarded), .. }) = &record.owner {
             errors.collect(self.kernel.forget_token(&self.guard(), guarded));
         }
+        if let Owner::Container(ContainerOwner { gated: Some(gated), .. }) = &record.owner {
+            errors.collect(self.kernel.forget_executables(&self.fs.join(GATE), gated));
+        }
         errors
     }
 
@@ -280,7 +284,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             return Ok(());
         }
         let Owner::Container(container) = &record.owner else { return Ok(()) };
-        let container = ContainerOwner { bpffs: None, police: None, guarded: None, holds: Vec::new(), ..container.clone() };
+        let container =
+            ContainerOwner { bpffs: None, police: None, guarded: None, gated: None, holds: Vec::new(), ..container.clone() };
         let failed = OwnerRecord {
             changed: self.host.now(),
             images: record.images.clone(),

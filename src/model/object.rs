@@ -1,6 +1,9 @@
 //! The declarations of an ELF object that plans need. Parsed by `kernel::object`, used by `model::plan`.
 
+use std::collections::BTreeSet;
+
 use crate::model::attach_point::{CgroupAttach, Direction, ProgramKind, TracepointName};
+use crate::model::gate::ExecutableDigest;
 
 /// The declarations of one object file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -15,6 +18,8 @@ pub struct ObjectFacts {
     pub core: bool,
     /// True if the object has signatures of its programs.
     pub signed: bool,
+    /// The executables that may load programs where the policy takes them from images.
+    pub executables: BTreeSet<ExecutableDigest>,
 }
 
 /// One program of an object.

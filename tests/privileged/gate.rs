@@ -58,7 +58,7 @@ fn only_programs_of_the_nodes_keyring_are_accepted() {
     gate::install(directory.clone());
     let [node, mine] = [(c"bpfman-hook-gate", SIGNER), (c"bpfman-hook-mine", OTHER)]
         .map(|(name, key)| keyring::make(name, &blocks(key, "CERTIFICATE")).unwrap());
-    let rules = GateRules { enforce: true, seconds: None, executables: None, keyring: Some(node) };
+    let rules = GateRules { enforce: true, seconds: None, executables: None, containers: false, keyring: Some(node) };
     match gate::load(&directory, &rules, &[own()]) {
         Ok(()) => {}
         Err(GateError::Kernel(KernelError::Feature { feature, why, .. })) => {
@@ -90,7 +90,8 @@ fn only_programs_of_the_nodes_keyring_are_accepted() {
     assert_eq!(load(SOCKET_FILTER, None), Ok(()));
     assert!(counted(&directory, GateOutcome::UnsignedCounted) >= 1);
     // Without the rule, and only this executable on the list: another gate replaces it.
-    let listed = GateRules { enforce: true, seconds: None, executables: Some(BTreeSet::new()), keyring: None };
+    let listed =
+        GateRules { enforce: true, seconds: None, executables: Some(BTreeSet::new()), containers: false, keyring: None };
     gate::load(&directory, &listed, &[own()]).unwrap();
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "the other gate is gone");
     assert_eq!(load(SOCKET_FILTER, None), Ok(()));

@@ -1,7 +1,7 @@
 //! Signed programs and exclusive maps on the real kernel. If a kernel does not check signatures or has no exclusive maps, the
 //! error must say so; `tests/vm` runs these tests where it does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd};
 
 use bpfman_hook::image::program_key::{ProgramKey, blocks};
@@ -21,7 +21,7 @@ fn signatures(object: &[u8], key: &[u8]) -> ProgramSignatures {
     let key = ProgramKey::parse(key).unwrap();
     let programs = signable(object).unwrap();
     let signed = programs.iter().map(|program| (program.function.clone(), key.sign(&program.instructions).unwrap()));
-    ProgramSignatures { signatures: signed.collect(), exclusive: BTreeSet::new() }
+    ProgramSignatures { signatures: signed.collect(), ..ProgramSignatures::default() }
 }
 
 fn signed(object: &[u8], key: &[u8]) -> Vec<u8> {
@@ -124,7 +124,7 @@ fn a_required_signature_needs_a_signature_and_a_keyring() {
 fn an_exclusive_map_is_for_one_program() {
     let bed = Bed::new();
     let exclusive =
-        |name: &str| ProgramSignatures { signatures: BTreeMap::new(), exclusive: BTreeSet::from([name.to_owned()]) };
+        |name: &str| ProgramSignatures { exclusive: BTreeSet::from([name.to_owned()]), ..ProgramSignatures::default() };
     // With a relocation that the kernel resolves, and without one.
     let both = [("one_xdp", "count", "counter"), ("one_xdp_core", "measure", ".bss")];
     for (name, function, map) in both {

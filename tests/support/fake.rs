@@ -19,6 +19,7 @@ use bpfman_hook::lifecycle::host::{Host, HostError, NeededFacts};
 use bpfman_hook::model::attach_point::Interface;
 use bpfman_hook::model::container::Container;
 use bpfman_hook::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact, UsernsFact};
+use bpfman_hook::model::gate::GatedContainer;
 use bpfman_hook::model::ids::{ContainerId, OwnerNo, Pid, PinName, ProcessIdentity};
 use bpfman_hook::model::object::ObjectFacts;
 use bpfman_hook::model::plan::{PlannedBpffs, PlannedLink, PlannedObject};
@@ -161,6 +162,17 @@ impl Kernel for FakeKernel<'_> {
 
     fn token_reach(&self) -> Probed {
         Probed { reach: self.reach.clone(), bare: false }
+    }
+
+    fn list_executables(&self, directory: &Path, container: &GatedContainer) -> Result<(), KernelError> {
+        self.effects.effect("list executables", || {
+            fs::create_dir_all(directory).expect("make the gate's directory");
+            fs::write(directory.join(container.cgroup.to_string()), "").expect("list executables");
+        })
+    }
+
+    fn forget_executables(&self, directory: &Path, container: &GatedContainer) -> Result<bool, KernelError> {
+        self.effects.effect("forget executables", || fs::remove_file(directory.join(container.cgroup.to_string())).is_ok())
     }
 
     fn program_keyring(&self, _: &Path) -> Option<i32> {

@@ -95,13 +95,14 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, CommandError> {
 
 /// Adds signatures and exclusive maps to the objects, if the command line asks for them.
 fn sign(args: &ImageBuildArgs, inputs: &mut [Input]) -> Result<(), CommandError> {
-    if args.sign_programs.is_none() && args.exclusive_maps.is_empty() {
+    if args.sign_programs.is_none() && args.exclusive_maps.is_empty() && args.executables.is_empty() {
         return Ok(());
     }
     let key = args.sign_programs.as_deref().map(super::sign::key).transpose()?;
+    let more = super::sign::Additions::read(&args.exclusive_maps, &args.executables)?;
     for input in inputs {
         let doing = format!("sign the programs of {}", printable(&input.name));
-        let signed = super::sign::sign(&input.object, key.as_ref(), &args.exclusive_maps);
+        let signed = super::sign::sign(&input.object, key.as_ref(), &more);
         (input.object, _) = signed.map_err(CommandError::doing(doing))?;
     }
     Ok(())

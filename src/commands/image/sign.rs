@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -12,7 +12,8 @@ use crate::cli::image::{ImageKeyringArgs, ImageSignArgs};
 use crate::image::MAX_OBJECT;
 use crate::image::program_key::ProgramKey;
 use crate::kernel::{ProgramSignatures, signable, with_signatures};
-use crate::lifecycle::program_keyring;
+use crate::lifecycle::{gate, program_keyring};
+use crate::model::gate::ExecutableDigest;
 use crate::output::error::CommandError;
 use crate::output::format::json;
 use crate::output::print;
@@ -37,7 +38,8 @@ pub fn run(args: &ImageSignArgs) -> Result<ExitCode, CommandError> {
     let path = args.object.display().to_string();
     let doing = format!("sign {}", printable(&path));
     let object = read(&args.object, MAX_OBJECT).map_err(CommandError::doing(&doing))?;
-    let (signed, programs) = sign(&object, Some(&key), &args.exclusive_maps).map_err(CommandError::doing(&doing))?;
+    let (signed, programs) = sign(&object, Some(&key), &Additions::read(&args.exclusive_maps, &args.executables)?)
+        .map_err(CommandError::doing(&doing))?;
     let to = args.output_file.as_deref().unwrap_or(&args.object);
     fsutil::write_atomically(to, &signed, 0o644)?;
     let done = SignedObject {
@@ -72,15 +74,34 @@ pub(super) fn key(path: &Path) -> Result<ProgramKey, CommandError> {
     ProgramKey::parse(&pem).map_err(CommandError::doing(&reading))
 }
 
+/// What is added to an object beside signatures.
+pub(super) struct Additions<'a> {
+    exclusive_maps: &'a [String],
+    executables: BTreeSet<ExecutableDigest>,
+}
+
+impl<'a> Additions<'a> {
+    /// Reads the executables.
+    pub(super) fn read(exclusive_maps: &'a [String], executables: &[PathBuf]) -> Result<Self, CommandError> {
+        let digest = |path: &PathBuf| {
+            let reading = format!("read {}", printable(&path.display().to_string()));
+            let digest = File::open(path).and_then(gate::sha256).map_err(CommandError::doing(reading))?;
+            Ok::<_, CommandError>(ExecutableDigest::sha256(digest))
+        };
+        Ok(Self { exclusive_maps, executables: executables.iter().map(digest).collect::<Result<_, _>>()? })
+    }
+}
+
 /// The object with signatures of its programs, if there is a key, and the names of those that were signed.
 pub(super) fn sign(
     object: &[u8],
     key: Option<&ProgramKey>,
-    exclusive_maps: &[String],
+    additions: &Additions<'_>,
 ) -> Result<(Vec<u8>, Vec<String>), CommandError> {
-    let mut section = ProgramSignatures::default();
+    let executables = additions.executables.clone();
+    let mut section = ProgramSignatures { executables, ..ProgramSignatures::default() };
     let programs = signable(object)?;
-    for map in exclusive_maps {
+    for map in additions.exclusive_maps {
         let users: Vec<&str> =
             programs.iter().filter(|program| program.maps.contains(map)).map(|program| program.function.as_str()).collect();
         match users.as_slice() {

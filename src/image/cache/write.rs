@@ -17,8 +17,8 @@ use crate::image::oci::written;
 use crate::image::{InUse, hash};
 use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;
-use crate::sys::SysError;
 use crate::sys::fsutil::{FileLock, bring_to_disk, ensure_directory, touch, write_whole_alone};
+use crate::sys::{SysError, verity};
 
 /// How long a process waits for another one that is writing.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -140,7 +140,10 @@ impl Cache {
     fn write_blob(&self, reader: &Reader<'_>, bytes: &[u8]) -> Result<Digest, CacheError> {
         let digest = hash(bytes);
         if !matches!(reader.blob(&digest)?, Blob::Whole(_)) {
-            write_whole_alone(&self.blob_path(&digest), bytes, 0o600).map_err(|source| self.failed(source))?;
+            let path = self.blob_path(&digest);
+            write_whole_alone(&path, bytes, 0o600).map_err(|source| self.failed(source))?;
+            // Where the file system can, nobody changes it any more. A failure changes nothing.
+            _ = std::fs::File::open(&path).map(|blob| verity::enable(&blob));
         }
         Ok(digest)
     }

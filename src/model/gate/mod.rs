@@ -111,8 +111,29 @@ impl TryFrom<String> for ExecutableDigest {
 pub struct HostGate {
     /// The executables that may load, bpfman-hook itself besides; None if any may.
     pub executables: Option<BTreeSet<ExecutableDigest>>,
+    /// Names of image rules: the executables that their images in the cache name may load too.
+    pub images: BTreeSet<String>,
     /// Whether programs have to be signed by the node's keyring.
     pub kernel_signed: KernelSigned,
+}
+
+/// `gate` of a container rule: the list of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct ContainerGate {
+    /// The executables that may load in it.
+    pub executables: BTreeSet<ExecutableDigest>,
+    /// True if those that its images name may too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub images: bool,
+}
+
+/// A container that has a list of its own in the gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatedContainer {
+    /// The id of its cgroup. Ids are not used twice in a boot.
+    pub cgroup: u64,
+    /// The list.
+    pub executables: BTreeSet<ExecutableDigest>,
 }
 
 /// What the gate is to do.
@@ -124,6 +145,8 @@ pub struct GateRules {
     pub seconds: Option<u64>,
     /// The list of the host; None if only containers with a list of their own are judged.
     pub executables: Option<BTreeSet<ExecutableDigest>>,
+    /// True if containers may have lists of their own.
+    pub containers: bool,
     /// The serial number of the keyring by which programs have to be signed; None if they need not be.
     pub keyring: Option<i32>,
 }

@@ -287,6 +287,14 @@ pub enum PlanError {
         /// Where it is.
         why: String,
     },
+    /// The container's rule lists executables, and it has no cgroup of its own.
+    #[error(
+        "give the container its list of executables: {why}; this needs a cgroup of the container's own in the v2 hierarchy"
+    )]
+    GateCgroup {
+        /// Where it is.
+        why: String,
+    },
     /// Host scope that the guard cannot bind to the container.
     #[error(
         "delegate: the guard grants host scope only to a container with a user namespace and a v2 cgroup of its own: {why}; give it both, or end the guard (bpfman-hook guard unload)"

@@ -169,6 +169,7 @@ mod tests {
             }],
             core: false,
             signed: false,
+            executables: Default::default(),
         }
     }
 

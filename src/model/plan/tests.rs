@@ -149,6 +149,7 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
                 ],
                 core: false,
                 signed: false,
+                executables: Default::default(),
             },
         )],
         delegation: None,

@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::PolicyError;
 use super::parse::PolicyText;
 use super::raw::RawGate;
-use crate::model::gate::{ExecutableDigest, HostGate};
+use crate::model::gate::{ContainerGate, ExecutableDigest, HostGate};
 use crate::model::program_signing::KernelSigned;
 
 /// Executables of one list.
@@ -18,10 +18,22 @@ pub(super) fn add_gate(source: &PolicyText<'_>, raw: RawGate, gate: &mut HostGat
     if let Some(executables) = raw.executables {
         add_executables(source, &executables, gate.executables.get_or_insert_default())?;
     }
+    if let Some(names) = raw.images {
+        gate.images.extend(names.into_iter().map(Spanned::into_inner));
+        gate.executables.get_or_insert_default();
+    }
     if raw.kernel_signed == KernelSigned::Required {
         gate.kernel_signed = KernelSigned::Required;
     }
     Ok(())
+}
+
+/// The list of a container: digests, and `images` for those that its images name.
+pub(super) fn container_gate(source: &PolicyText<'_>, texts: Vec<Spanned<String>>) -> Result<ContainerGate, PolicyError> {
+    let (images, digests): (Vec<_>, Vec<_>) = texts.into_iter().partition(|text| text.get_ref() == "images");
+    let mut gate = ContainerGate { images: !images.is_empty(), ..ContainerGate::default() };
+    add_executables(source, &digests, &mut gate.executables)?;
+    Ok(gate)
 }
 
 fn add_executables(

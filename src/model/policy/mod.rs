@@ -19,7 +19,7 @@ use crate::model::annotations::{MapAccess, OnFailure};
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::Delegation;
-use crate::model::gate::HostGate;
+use crate::model::gate::{ContainerGate, HostGate};
 use crate::model::ids::Digest;
 use crate::model::police::Police;
 use crate::model::program_signing::KernelSigned;
@@ -118,6 +118,9 @@ pub struct ContainerRule {
     /// How the container's own bpf(2) calls are policed; None if they are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub police: Option<Police>,
+    /// The executables that may load programs in the container; None if the list of the host counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<ContainerGate>,
     /// The values that a request may use for `on-failure`; `stop` is always allowed, even if it is not listed.
     pub on_failure: Vec<OnFailure>,
     /// What happens to a container that runs without what it requested. It does not count for the policy's identity.
@@ -286,11 +289,17 @@ impl ContainerRule {
             delegate: Delegation::default(),
             proxy: CallCeiling::default(),
             police: None,
+            gate: None,
             on_failure: vec![OnFailure::Stop],
             on_missed: OnMissed::Report,
             grant: false,
             pull_policy: None,
         }
+    }
+
+    /// True if the rule watches over what the container does itself, also without a request.
+    pub fn supervises(&self) -> bool {
+        self.police.is_some() || self.gate.is_some()
     }
 
     /// True if a request may use this value for `on-failure`.
@@ -358,11 +367,11 @@ impl Policy {
         self.containers.iter().find(|rule| rule.matches.holds(facts))
     }
 
-    /// True if the rule that decides about a container may police it. Only whether it has a user namespace is not
+    /// True if the rule that decides about a container may police it or give it a list of executables. Only whether it has a user namespace is not
     /// considered: this is asked before that is known.
     pub fn may_police(&self, facts: &ContainerFacts) -> bool {
         let decides = |userns| self.container_rule(&ContainerFacts { userns, ..facts.clone() });
-        [false, true].into_iter().any(|userns| decides(userns).is_some_and(|rule| rule.police.is_some()))
+        [false, true].into_iter().any(|userns| decides(userns).is_some_and(ContainerRule::supervises))
     }
 
     /// True if some container of a pod may get a token that must stay inside it: through a rule that delegates without

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
-use super::gate::add_gate;
+use super::gate::{add_gate, container_gate};
 use super::raw::{
     DelegateTable, RawClient, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawPolice, RawProxy, RawSigner, RawSize,
 };
@@ -121,6 +121,7 @@ impl Merged {
             self.clients.push(client_rule(source, at, raw)?);
         }
         if let Some(raw) = raw.gate {
+            self.use_images(source, raw.images.as_deref());
             add_gate(source, raw, self.gate.get_or_insert_default())?;
         }
         if let Some(limits) = raw.limits {
@@ -335,6 +336,7 @@ fn container_rule(source: &PolicyText<'_>, at: usize, raw: RawContainer) -> Resu
         delegate,
         proxy,
         police,
+        gate: raw.gate.map(|texts| container_gate(source, texts)).transpose()?,
         on_failure: if raw.on_failure.is_empty() { vec![OnFailure::Stop] } else { raw.on_failure },
         on_missed: raw.on_missed,
         grant: raw.grant,

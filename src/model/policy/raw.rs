@@ -31,6 +31,7 @@ pub(super) struct RawFile {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawGate {
     pub(super) executables: Option<Vec<Spanned<String>>>,
+    pub(super) images: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     pub(super) kernel_signed: KernelSigned,
 }
@@ -80,6 +81,7 @@ pub(super) struct RawContainer {
     pub(super) delegate: Option<Spanned<RawDelegate>>,
     pub(super) proxy: Option<Spanned<RawProxy>>,
     pub(super) police: Option<Spanned<RawPolice>>,
+    pub(super) gate: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     pub(super) on_failure: Vec<OnFailure>,
     #[serde(default)]

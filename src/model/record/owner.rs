@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::model::delegation::Delegation;
+use crate::model::gate::GatedContainer;
 use crate::model::ids::{ContainerId, Digest, OwnerNo, ProcessIdentity};
 use crate::model::manual::LoadMetadata;
 use crate::model::police::PoliceRecord;
@@ -113,6 +114,9 @@ pub struct ContainerOwner {
     /// How the guard binds its token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guarded: Option<GuardedContainer>,
+    /// Its list of executables in the gate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gated: Option<Box<GatedContainer>>,
     /// The network namespaces whose programs it keeps alive.
     pub holds: Vec<OwnerNo>,
     /// True for a Failed owner whose container runs because it was started without bpfman-hook. The record is removed
@@ -206,6 +210,7 @@ impl ContainerOwner {
             police: None,
             granted_by: None,
             guarded: None,
+            gated: None,
             holds: Vec::new(),
             missed: false,
         }
