@@ -9,14 +9,14 @@ use bpfman_hook::image::program_key::{ProgramKey, blocks};
 use bpfman_hook::kernel::gate::{self, GateError};
 use bpfman_hook::kernel::police::PoliceProgram;
 use bpfman_hook::kernel::{Feature, KernelError, Support, features};
-use bpfman_hook::model::gate::{ExecutableDigest, GateOutcome, GateRules};
+use bpfman_hook::model::gate::{ExecutableDigest, GateOutcome, GateRules, GatedContainer};
 use bpfman_hook::model::police::{Police, PoliceMode};
 use bpfman_hook::model::proxy::CallCeiling;
 use bpfman_hook::sys::bpf::{self, BtfRecords, IndexedLoad, ObjectKind, ProgramLoad, ProgramSignature};
 use bpfman_hook::sys::{Errno, keyring};
 use sha2::{Digest as _, Sha256};
 
-use crate::objects::bed::{Bed, wait_until};
+use crate::objects::bed::{Bed, Cgroup, wait_until};
 
 const SIGNER: &[u8] = include_bytes!("../data/programs/signer.pem");
 const OTHER: &[u8] = include_bytes!("../data/programs/other.pem");
@@ -51,6 +51,65 @@ fn counted(directory: &Path, outcome: GateOutcome) -> u64 {
     state.counts.iter().find(|(other, _)| *other == outcome).unwrap().1
 }
 
+/// Puts the gate in force. False if this kernel cannot, after checking what the error says.
+fn put_in_force(directory: &Path, rules: &GateRules) -> bool {
+    match gate::load(directory, rules, &[own()]) {
+        Ok(()) => true,
+        Err(GateError::Kernel(KernelError::Feature { feature, why, .. })) => {
+            assert!(matches!(feature, Feature::Lsm | Feature::ProgramSignatures), "{feature}");
+            assert_eq!(features::probe(feature), Support::No(why.clone()));
+            eprintln!("no gate here, as it should be: {feature}: {why}");
+            false
+        }
+        Err(GateError::NoExecutable(function)) => {
+            eprintln!("no gate here, as it should be: no {function}");
+            false
+        }
+        Err(error) => panic!("{}", bpfman_hook::sys::error::chain(&error)),
+    }
+}
+
+#[test]
+fn a_container_has_a_list_of_its_own() {
+    let bed = Bed::new();
+    let directory = bed.bpffs.path().join("gate");
+    let (cgroup, pin) = (Cgroup::new(), bed.bpffs.path().join("made"));
+    let loads = |cgroup: &Cgroup| {
+        let object = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bpf/one_xdp.bpf.o");
+        let loaded = cgroup.run(&format!("bpftool prog load {object} {} >/dev/null", pin.display())).success();
+        assert_eq!(fs::remove_file(&pin).is_ok(), loaded);
+        loaded
+    };
+    let mut container = GatedContainer { cgroup: cgroup.id(), executables: BTreeSet::new() };
+    assert!(matches!(gate::bind(&directory, &container), Err(KernelError::NoGate)));
+    let rules = GateRules { enforce: true, seconds: None, executables: None, containers: true, keyring: None };
+    if !put_in_force(&directory, &rules) {
+        assert!(!gate::is_in_force(&directory) && !gate::is_pinned(&directory));
+        drop(cgroup);
+        return bed.end();
+    }
+    assert!(loads(&cgroup), "without a list of its own it is not judged");
+    gate::bind(&directory, &container).unwrap();
+    assert!(!loads(&cgroup));
+    assert_eq!(load(1, None), Ok(()), "other processes are not judged");
+    let state = gate::state(&directory).unwrap().unwrap();
+    let found = state.unlisted.iter().find(|found| found.list == cgroup.id()).expect("its executable is reported");
+    assert_eq!((state.cgroups, state.host), (1, false));
+    container.executables.extend(found.executable);
+    gate::bind(&directory, &container).unwrap();
+    // A thread's verdict would be kept; each of these is a new process.
+    assert!(loads(&cgroup));
+    // The list stays when the rules change.
+    gate::load(&directory, &GateRules { executables: Some(BTreeSet::new()), ..rules }, &[own()]).unwrap();
+    assert!(loads(&cgroup));
+    assert!(gate::unbind(&directory, &container).unwrap() && !gate::unbind(&directory, &container).unwrap());
+    assert!(!loads(&cgroup), "now the host's list counts");
+    drop(cgroup);
+    assert!(gate::unload(&directory).unwrap());
+    assert!(wait_until(|| bpf::ids(ObjectKind::Link).unwrap().is_empty()), "a link of the gate stays");
+    bed.end();
+}
+
 #[test]
 fn only_programs_of_the_nodes_keyring_are_accepted() {
     let bed = Bed::new();
@@ -59,16 +118,9 @@ fn only_programs_of_the_nodes_keyring_are_accepted() {
     let [node, mine] = [(c"bpfman-hook-gate", SIGNER), (c"bpfman-hook-mine", OTHER)]
         .map(|(name, key)| keyring::make(name, &blocks(key, "CERTIFICATE")).unwrap());
     let rules = GateRules { enforce: true, seconds: None, executables: None, containers: false, keyring: Some(node) };
-    match gate::load(&directory, &rules, &[own()]) {
-        Ok(()) => {}
-        Err(GateError::Kernel(KernelError::Feature { feature, why, .. })) => {
-            assert!(matches!(feature, Feature::Lsm | Feature::ProgramSignatures), "{feature}");
-            assert_eq!(features::probe(feature), Support::No(why.clone()));
-            assert!(!gate::is_in_force(&directory) && !gate::is_pinned(&directory));
-            eprintln!("no gate here, as it should be: {feature}: {why}");
-            return bed.end();
-        }
-        Err(error) => panic!("{}", bpfman_hook::sys::error::chain(&error)),
+    if !put_in_force(&directory, &rules) {
+        assert!(!gate::is_in_force(&directory) && !gate::is_pinned(&directory));
+        return bed.end();
     }
     const SOCKET_FILTER: u32 = 1;
     const CGROUP_DEVICE: u32 = 15;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::model::delegation::Preset;
 use crate::model::police::{KFUNCS_MAX, PoliceMode, with_descriptors};
+use crate::model::program_signing::KernelSigned;
 
 const FULL: &str = r#"
 [[image]]
@@ -582,5 +583,38 @@ fn every_reachable_rule_may_give_a_pod_a_token() {
         let policy = parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
         let facts = ContainerFacts { namespace: Some("shop".to_owned()), ..facts(Engine::Containerd) };
         assert_eq!(policy.delegates_at_container_scope(&facts), expected, "{text}");
+    }
+}
+
+#[test]
+fn the_gate_lists_executables_of_the_host_and_of_containers() {
+    let parse = |text: &str| Policy::parse(&[("/p.toml".into(), text.to_owned())]);
+    let [one, two] = ["1", "2"].map(|digit| format!("sha256:{}", digit.repeat(64)));
+    let image = "[[image]]\nname = \"probes\"\nrepository = \"ghcr.io/a/b\"\nunsigned = true\n";
+    let files = [
+        format!("{image}[gate]\nexecutables = [\"{one}\"]\n"),
+        format!("[gate]\nexecutables = [\"{two}\"]\nimages = [\"probes\"]\n[[container]]\ngate = [\"{two}\", \"images\"]\n"),
+    ];
+    let both = Policy::parse(&files.clone().map(|text| (PathBuf::from("/p.toml"), text))).unwrap();
+    let gate = both.gate.unwrap();
+    assert_eq!(gate.executables.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>(), [one.clone(), two.clone()]);
+    assert_eq!((gate.images.len(), gate.kernel_signed), (1, KernelSigned::IfPossible));
+    let container = both.containers[0].gate.clone().unwrap();
+    assert_eq!((container.executables.len(), container.images), (1, true));
+    assert!(both.containers[0].supervises());
+    // Without a list, executables are not judged.
+    let signed = parse("[gate]\nkernel-signed = \"required\"\n").unwrap().gate.unwrap();
+    assert_eq!((signed.executables, signed.kernel_signed), (None, KernelSigned::Required));
+    assert_eq!(parse("").unwrap().gate, None);
+    for (text, part) in [
+        ("[gate]\nexecutables = [\"/usr/bin/x\"]\n", "executable \"/usr/bin/x\" is not sha256: or fs-verity: followed by"),
+        ("[gate]\nexecutables = [\"images\"]\n", "executable \"images\" is not"),
+        ("[gate]\nimages = [\"no-such\"]\n", "there is no image rule with the name \"no-such\""),
+        ("[gate]\nkernel-signed = \"always\"\n", "unknown variant"),
+        ("[gate]\nlist = []\n", "unknown field"),
+        ("[[container]]\ngate = \"images\"\n", "invalid type"),
+    ] {
+        let problem = parse(text).unwrap_err().to_string();
+        assert!(problem.contains(part), "{text}: {problem}");
     }
 }
