@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let root = cli.root;
     let paths = root.as_deref().map_or_else(Paths::system, Paths::below);
     export::install(paths.export());
-    kernel::gate::install(paths.gate());
+    kernel::gate_exemption::install(paths.gate());
     run(cli.command, root.as_deref(), &paths).unwrap_or_else(|error| error.print())
 }
 

@@ -108,10 +108,10 @@ pub struct ImageBuildArgs {
     /// Sign each program with this private key; the PEM file has its certificate too
     #[arg(long, value_name = "FILE")]
     pub sign_programs: Option<PathBuf>,
-    /// Only the one program that uses this map may use it (Linux 6.18); may be repeated
+    /// A map that only the one program may use that uses it here (Linux 6.18)
     #[arg(long = "exclusive-map", value_name = "MAP")]
     pub exclusive_maps: Vec<String>,
-    /// This executable may load programs where the policy takes executables from the image; may be repeated
+    /// An executable that may load programs, for policies that take them from images
     #[arg(long = "executable", value_name = "FILE")]
     pub executables: Vec<PathBuf>,
     /// Write the image here, under the name IMAGE, instead of into the cache
@@ -140,10 +140,10 @@ pub struct ImageSignArgs {
     /// The private key; the PEM file has its certificate too
     #[arg(long, value_name = "FILE")]
     pub key: PathBuf,
-    /// Only the one program that uses this map may use it (Linux 6.18); may be repeated
+    /// A map that only the one program may use that uses it here (Linux 6.18)
     #[arg(long = "exclusive-map", value_name = "MAP")]
     pub exclusive_maps: Vec<String>,
-    /// This executable may load programs where the policy takes executables from the image; may be repeated
+    /// An executable that may load programs, for policies that take them from images
     #[arg(long = "executable", value_name = "FILE")]
     pub executables: Vec<PathBuf>,
     /// Write the signed object here instead of over OBJECT

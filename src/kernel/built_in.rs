@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::kernel::error::KernelError;
-use crate::kernel::gate;
+use crate::kernel::gate_exemption::exempted;
 use crate::kernel::load::{self, BuiltInParts};
 use crate::kernel::object::BpfObject;
 use crate::kernel::section;
@@ -53,7 +53,7 @@ impl BuiltIn {
     pub fn load(request: BuiltInRequest<'_>) -> Result<Self, KernelError> {
         let planned = plan(&BpfObject::parse(request.object)?, request.programs)?;
         let load = || load::load_built_in(request.object, &planned, &request.globals, request.maps);
-        let parts = gate::exempted(load)?;
+        let parts = exempted(load)?;
         let BuiltInParts { programs, maps } = parts;
         let named = planned.into_iter().zip(programs).map(|(planned, fd)| (planned.function.clone(), (planned, fd)));
         Ok(Self { programs: named.collect(), maps })

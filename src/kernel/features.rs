@@ -6,7 +6,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use crate::kernel::gate;
+use crate::kernel::gate_exemption::exempted;
 use crate::sys::Errno;
 use crate::sys::bpf::probe::{self, NoTarget};
 use crate::sys::bpf::{self, BtfRecords, IndexedLoad, MapCreate, ProgramLoad, ProgramSignature};
@@ -173,7 +173,7 @@ pub fn load_smallest_program() -> Result<(), Errno> {
 
 /// `r0 = 1; exit`, which programs of every type may do. For cgroup_skb it lets packets pass, and it is never run here.
 fn smallest_program(program_type: u32, expected_attach_type: u32) -> Result<OwnedFd, Errno> {
-    gate::exempted(|| load_smallest(program_type, expected_attach_type))
+    exempted(|| load_smallest(program_type, expected_attach_type))
 }
 
 fn load_smallest(program_type: u32, expected_attach_type: u32) -> Result<OwnedFd, Errno> {

@@ -7,21 +7,21 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::kernel::built_in::{BuiltIn, BuiltInRequest};
 use crate::kernel::error::KernelError;
 use crate::kernel::features::{self, Feature, Support};
+use crate::kernel::gate_exemption::{EXEMPT, exempt_at, versions};
 use crate::kernel::link::LinkError;
 use crate::model::gate::{ExecutableDigest, GateOutcome, GateRules, GatedContainer, UnlistedExecutable};
 use crate::sys::fsutil::TrustError;
 use crate::sys::mounts::MountError;
-use crate::sys::{Errno, SysError, bpf, clock, fsutil, pid};
+use crate::sys::{Errno, SysError, bpf, clock, fsutil};
 
 /// The compiled programs.
 const OBJECT: &[u8] = include_bytes!("../bpf/gate.bpf.o");
@@ -45,8 +45,6 @@ const COUNTS: &str = "counts";
 const UNLISTED: &str = "unlisted";
 /// Every map. `verdicts` needs no pin, but nobody may write it.
 const MAPS: [&str; 6] = [SETTINGS, EXECUTABLES, CGROUPS, COUNTS, UNLISTED, "verdicts"];
-/// Map and pin: processes whose unsigned programs are accepted. Only the program that asks for signatures has it.
-const EXEMPT: &str = "exempt";
 /// The list of the host.
 const HOST: u64 = 0;
 /// Values of [`EXECUTABLES`]: an entry of the policy, and one of bpfman-hook itself, which stays until the next boot because
@@ -426,17 +424,6 @@ fn map<'l>(loaded: &'l BuiltIn, name: &str) -> Result<BorrowedFd<'l>, KernelErro
     loaded.map(name).ok_or_else(|| KernelError::NoMap { map: name.to_owned(), there: String::new() })
 }
 
-/// The gates that have a directory.
-fn versions(directory: &Path) -> Result<Vec<PathBuf>, KernelError> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(SysError::io("list", directory.display().to_string())(error).into()),
-    };
-    let found = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>();
-    Ok(found.map_err(SysError::io("list", directory.display().to_string()))?)
-}
-
 /// Removes the pins of one gate, links first.
 fn remove(pins: &Path) -> Result<(), KernelError> {
     for pin in programs(true).chain(map_names(true)) {
@@ -448,42 +435,6 @@ fn remove(pins: &Path) -> Result<(), KernelError> {
 
 fn named(signed: bool) -> String {
     format!("{}{}", version(), if signed { SIGNED } else { "" })
-}
-
-/// The pins of the gates of this host, if the process has said where they are.
-static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-
-/// Tells where the pins of the gate are: [`crate::paths::Paths::gate`].
-pub fn install(directory: PathBuf) {
-    // Only the first call of a process counts.
-    _ = DIRECTORY.set(directory);
-}
-
-/// Loads programs that bpfman-hook brings along: they have no signature, and a gate that asks for one accepts them.
-pub(crate) fn exempted<T>(load: impl FnOnce() -> T) -> T {
-    let gates = DIRECTORY.get().and_then(|directory| versions(directory).ok()).unwrap_or_default();
-    match gates.into_iter().find(|pins| pins.join(EXEMPT).exists()) {
-        Some(pins) => exempt_at(&pins, load),
-        None => load(),
-    }
-}
-
-/// If the gate cannot be asked for it, the load is refused there, which its error says.
-fn exempt_at<T>(pins: &Path, load: impl FnOnce() -> T) -> T {
-    let exemption = || {
-        let map = bpf::open_pin(&pins.join(EXEMPT)).ok()?;
-        let process = pid::own_pidfd().ok()?;
-        let key = process.as_raw_fd().to_ne_bytes();
-        bpf::map_update(map.as_fd(), &key, &1_u32.to_ne_bytes()).ok()?;
-        Some((map, process, key))
-    };
-    let exemption = exemption();
-    let result = load();
-    if let Some((map, _process, key)) = exemption {
-        // It ends with the process in any case.
-        _ = bpf::map_delete(map.as_fd(), &key);
-    }
-    result
 }
 
 /// FNV-1a of the programs.

@@ -20,6 +20,7 @@ mod fixup;
 #[cfg(test)]
 mod fuzz;
 pub mod gate;
+pub mod gate_exemption;
 pub mod guard;
 mod insn;
 pub mod inspect;

@@ -8,7 +8,7 @@ use std::path::Path;
 use bpfman_hook::image::program_key::{ProgramKey, blocks};
 use bpfman_hook::kernel::gate::{self, GateError};
 use bpfman_hook::kernel::police::PoliceProgram;
-use bpfman_hook::kernel::{Feature, KernelError, Support, features};
+use bpfman_hook::kernel::{Feature, KernelError, Support, features, gate_exemption};
 use bpfman_hook::model::gate::{ExecutableDigest, GateOutcome, GateRules, GatedContainer};
 use bpfman_hook::model::police::{Police, PoliceMode};
 use bpfman_hook::model::proxy::CallCeiling;
@@ -114,7 +114,7 @@ fn a_container_has_a_list_of_its_own() {
 fn only_programs_of_the_nodes_keyring_are_accepted() {
     let bed = Bed::new();
     let directory = bed.bpffs.path().join("gate");
-    gate::install(directory.clone());
+    gate_exemption::install(directory.clone());
     let [node, mine] = [(c"bpfman-hook-gate", SIGNER), (c"bpfman-hook-mine", OTHER)]
         .map(|(name, key)| keyring::make(name, &blocks(key, "CERTIFICATE")).unwrap());
     let rules = GateRules { enforce: true, seconds: None, executables: None, containers: false, keyring: Some(node) };

@@ -31,7 +31,7 @@ fn signed(object: &[u8], key: &[u8]) -> Vec<u8> {
 fn require(bed: &Bed) {
     let serial = keyring::make(c"bpfman-hook-test", &blocks(SIGNER, "CERTIFICATE")).unwrap();
     assert!(keyring::exists(serial));
-    bed.signing.set(KernelSigning { rule: KernelSigned::Required, keyring: Some(serial) });
+    bed.set_signing(KernelSigning { rule: KernelSigned::Required, keyring: Some(serial) });
 }
 
 fn load(bed: &Bed, object: &[u8], function: &str, kind: ProgramKind) -> Result<LoadedObject, KernelError> {
@@ -57,7 +57,7 @@ fn the_kernel_checks_programs_with_maps_relocations_and_functions() {
     let loaded = load(&bed, &core, "read_task", ProgramKind::RawTracepoint);
     if !is_there(Feature::ProgramSignatures, &loaded) {
         // Where it is not required, the program is loaded as if it had no signature.
-        bed.signing.set(KernelSigning { rule: KernelSigned::IfPossible, ..bed.signing.get() });
+        bed.set_signing(KernelSigning { rule: KernelSigned::IfPossible, ..bed.signing() });
         load(&bed, &core, "read_task", ProgramKind::RawTracepoint).unwrap();
         return bed.end();
     }
@@ -98,7 +98,7 @@ fn other_instructions_and_other_signers_are_refused() {
     let said = refused(&with_signatures(&object, &cut).unwrap());
     assert!(said.starts_with("load program count: its signature is malformed: "), "{said}");
     // What is wrong is refused also where nothing is required; an unknown signer is as good as none.
-    bed.signing.set(KernelSigning { rule: KernelSigned::IfPossible, ..bed.signing.get() });
+    bed.set_signing(KernelSigning { rule: KernelSigned::IfPossible, ..bed.signing() });
     assert!(refused(&tampered).contains("not those that were signed"));
     load(&bed, &by_other, "count", ProgramKind::Xdp).unwrap();
     bed.end();
@@ -112,7 +112,7 @@ fn a_required_signature_needs_a_signature_and_a_keyring() {
     let expected = "load program count: the image rule has kernel-signed = \"required\", and the object has no signature of it; \
                     build the image with --sign-programs";
     assert_eq!(said, expected);
-    bed.signing.set(KernelSigning { rule: KernelSigned::Required, keyring: None });
+    bed.set_signing(KernelSigning { rule: KernelSigned::Required, keyring: None });
     let said = refusal(load(&bed, &signed(&object("one_xdp"), SIGNER), "count", ProgramKind::Xdp));
     let expected = "load program count: the image rule has kernel-signed = \"required\", and this node has no keyring; put \
                     certificates into /etc/bpfman-hook/program-keys and run `bpfman-hook image keyring`";

@@ -8,7 +8,6 @@ use super::PolicyError;
 use super::parse::PolicyText;
 use super::raw::RawGate;
 use crate::model::gate::{ContainerGate, ExecutableDigest, HostGate};
-use crate::model::program_signing::KernelSigned;
 
 /// Executables of one list.
 const EXECUTABLES_MAX: usize = 1024;
@@ -22,8 +21,8 @@ pub(super) fn add_gate(source: &PolicyText<'_>, raw: RawGate, gate: &mut HostGat
         gate.images.extend(names.into_iter().map(Spanned::into_inner));
         gate.executables.get_or_insert_default();
     }
-    if raw.kernel_signed == KernelSigned::Required {
-        gate.kernel_signed = KernelSigned::Required;
+    if !raw.kernel_signed.is_default() {
+        gate.kernel_signed = raw.kernel_signed;
     }
     Ok(())
 }

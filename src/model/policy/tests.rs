@@ -373,7 +373,11 @@ fn mistakes_are_reported_with_their_line() {
     let rules = [
         ("[[image]\n".to_owned(), 1, "unclosed array table, expected `]`"),
         ("[[image]]\n".to_owned(), 1, "missing field `repository`"),
-        ("\n[[images]]\n".to_owned(), 2, "unknown field `images`, expected one of `image`, `container`, `client`, `limits`"),
+        (
+            "\n[[images]]\n".to_owned(),
+            2,
+            "unknown field `images`, expected one of `image`, `container`, `client`, `gate`, `limits`",
+        ),
         (
             format!("{unsigned}sighned-by = 1"),
             4,

@@ -1,7 +1,6 @@
 //! The environment for tests of BPF objects: each test's own bpffs, network namespaces and cgroups, and the final check
 //! that nothing is left.
 
-use std::cell::Cell;
 use std::fs::{self, File};
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -88,8 +87,7 @@ pub struct Bed {
     counts: [AtomicUsize; 3],
     ids: Mutex<Vec<(ObjectKind, u32)>>,
     ended: bool,
-    /// How loads use the signatures of programs.
-    pub signing: Cell<KernelSigning>,
+    signing: Mutex<KernelSigning>,
 }
 
 impl Bed {
@@ -107,8 +105,17 @@ impl Bed {
             counts: Default::default(),
             ids: Mutex::default(),
             ended: false,
-            signing: Cell::default(),
+            signing: Mutex::default(),
         }
+    }
+
+    /// How loads use the signatures of programs.
+    pub fn signing(&self) -> KernelSigning {
+        *self.signing.lock().unwrap()
+    }
+
+    pub fn set_signing(&self, signing: KernelSigning) {
+        *self.signing.lock().unwrap() = signing;
     }
 
     pub fn load(
@@ -177,7 +184,7 @@ impl Bed {
             maps,
             globals: globals.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone())).collect(),
             core: facts.core,
-            signing: self.signing.get(),
+            signing: self.signing(),
         };
         let ids = LinuxKernel.load(&self.directory, &planned)?;
         assert_eq!((ids.programs.len(), ids.maps.len()), (planned.programs.len(), planned.maps.len()));
