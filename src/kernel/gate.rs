@@ -161,7 +161,11 @@ pub fn is_pinned(directory: &Path) -> bool {
 /// # Errors
 /// If its maps cannot be read: EPERM if it does not list this executable.
 pub fn state(directory: &Path) -> Result<Option<GateState>, KernelError> {
-    let Some(pins) = in_force(directory) else { return versions(directory).map(|_| None) };
+    let Some(pins) = in_force(directory) else {
+        // If they cannot be seen, it is not known.
+        versions(directory)?;
+        return Ok(None);
+    };
     let settings = read_settings(&pins)?;
     let executables = host_list(open(&pins, EXECUTABLES)?.as_fd(), &pins)?;
     let counts = open(&pins, COUNTS)?;

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::kernel::error::KernelError;
 use crate::sys::{SysError, bpf, pid};
 
 /// Map and pin: processes whose unsigned programs are accepted. Only a gate that asks for signatures has it.
@@ -49,12 +48,12 @@ pub(super) fn exempt_at<T>(pins: &Path, load: impl FnOnce() -> T) -> T {
 }
 
 /// The gates that have a directory.
-pub(super) fn versions(directory: &Path) -> Result<Vec<PathBuf>, KernelError> {
+pub(super) fn versions(directory: &Path) -> Result<Vec<PathBuf>, SysError> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(SysError::io("list", directory.display().to_string())(error).into()),
+        Err(error) => return Err(SysError::io("list", directory.display().to_string())(error)),
     };
     let found = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>();
-    Ok(found.map_err(SysError::io("list", directory.display().to_string()))?)
+    found.map_err(SysError::io("list", directory.display().to_string()))
 }
