@@ -22,8 +22,9 @@ pub(super) struct SignedProgram {
     /// The signature and the keyring to check it with.
     signature: Option<(Vec<u8>, i32)>,
     required: bool,
-    /// True if it has to be loaded in this form: its maps are for these instructions only.
-    exclusive: bool,
+    /// The sha256 by which the kernel recognises the program of an exclusive map, if it uses one: over its instructions after the
+    /// relocations (kernel/bpf/core.c, `bpf_prog_calc_tag`).
+    hash: Option<[u8; 32]>,
 }
 
 /// What a load as signed came to.
@@ -68,13 +69,8 @@ impl SignedProgram {
         } else {
             IndexedCode::new(linked)
         };
-        Ok(Some(Self { code, signature, required, exclusive }))
-    }
-
-    /// The sha256 of the instructions, by which the kernel recognises the program of an exclusive map (kernel/bpf/core.c,
-    /// `bpf_prog_calc_tag`).
-    pub(super) fn hash(&self) -> [u8; 32] {
-        Sha256::digest(self.code.instructions.concat()).into()
+        let hash = exclusive.then(|| Sha256::digest(IndexedCode::new(linked).instructions.concat()).into());
+        Ok(Some(Self { code, signature, required, hash }))
     }
 
     /// Loads it. `load` has everything but the instructions, and `maps` are those of the object.
@@ -82,13 +78,15 @@ impl SignedProgram {
         match self.attempt(load, maps, self.signature.is_some(), None) {
             Ok(fd) => Ok(SignedOutcome::Loaded(fd)),
             Err(errno) if self.signature.is_none() => Ok(SignedOutcome::Refused(errno)),
-            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::TOOBIG | Errno::NOKEY) if !self.required => match self.exclusive {
-                true => Ok(match self.attempt(load, maps, false, None) {
-                    Ok(fd) => SignedOutcome::Loaded(fd),
-                    Err(errno) => SignedOutcome::Refused(errno),
-                }),
-                false => Ok(SignedOutcome::Unchecked),
-            },
+            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::TOOBIG | Errno::NOKEY) if !self.required => {
+                match self.hash.is_some() {
+                    true => Ok(match self.attempt(load, maps, false, None) {
+                        Ok(fd) => SignedOutcome::Loaded(fd),
+                        Err(errno) => SignedOutcome::Refused(errno),
+                    }),
+                    false => Ok(SignedOutcome::Unchecked),
+                }
+            }
             Err(source @ (Errno::NOKEY | Errno::KEYREJECTED | Errno::BADMSG)) => Err(KernelError::SignatureRejected {
                 program: load.name.to_owned(),
                 why: match source {
@@ -146,8 +144,8 @@ pub(super) fn exclusive_maps<'p>(
     for (function, linked, signed) in programs {
         let exclusive = linked.used_maps().into_iter().filter(|map| signatures.exclusive.contains(object.maps[*map].name));
         for map in exclusive {
-            let Some(signed) = signed else { continue };
-            if let Some((other, _)) = found.insert(map, (function, signed.hash())) {
+            let Some(hash) = signed.and_then(|signed| signed.hash) else { continue };
+            if let Some((other, _)) = found.insert(map, (function, hash)) {
                 let programs = format!("{other} and {function}");
                 return Err(KernelError::Exclusive { map: object.maps[map].name.to_owned(), programs });
             }
