@@ -37,6 +37,7 @@ mod requirements;
 mod review;
 mod section;
 mod shared_library;
+mod signable;
 mod signed_load;
 mod submitted;
 mod token_matrix;
@@ -61,12 +62,13 @@ use crate::kernel::inspect::{Inspected, ProgramInfo};
 pub use crate::kernel::link::LinkError;
 use crate::kernel::object::BpfObject;
 pub use crate::kernel::object_error::ObjectError;
-pub use crate::kernel::program_signature::{ProgramSignatures, SignableProgram, signable, with_signatures};
+pub use crate::kernel::program_signature::{ProgramSignatures, with_signatures};
 pub use crate::kernel::requirements::{Requirement, Survey, SurveyedMap, SurveyedProgram, survey};
 pub use crate::kernel::review::{
     ExecutionBound, FunctionTypes, GrantedKfuncs, Objection, ReviewRefusal, ReviewedProgram, SubmittedRefusal, TagsError,
     kernel_symbol, review_functions, review_submitted,
 };
+pub use crate::kernel::signable::{SignableProgram, signable};
 pub use crate::kernel::submitted::{
     CodeReference, SubmittedCalls, function_names, replace_references, submitted_calls, without_descriptors,
 };

@@ -1,7 +1,6 @@
 //! The administrator's policy: `/etc/bpfman-hook/policy.d/*.toml` and `policy.toml`, parsed.
 
 mod client;
-mod gate;
 mod matching;
 mod parse;
 mod pattern;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
-use super::gate::{add_gate, container_gate};
 use super::raw::{
-    DelegateTable, RawClient, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawPolice, RawProxy, RawSigner, RawSize,
+    DelegateTable, RawClient, RawContainer, RawDelegate, RawFile, RawGate, RawImage, RawMatch, RawPolice, RawProxy, RawSigner,
+    RawSize,
 };
 use super::signer::LENGTH_MAX;
 use super::{
@@ -17,7 +17,7 @@ use super::{
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::delegation::{Category, Delegation, NameError, Preset, SYSCALL};
-use crate::model::gate::HostGate;
+use crate::model::gate::{ContainerGate, ExecutableDigest, HostGate};
 use crate::model::ids::{Digest, IdError};
 use crate::model::police::{KFUNCS_MAX, Police, with_descriptors};
 use crate::model::proxy::CallCeiling;
@@ -28,6 +28,9 @@ use crate::model::text::{is_normal_path, is_symbol, listed, nearest_hint, quoted
 const RULES_MAX: usize = 1024;
 /// Maximum size of one file in bytes.
 const FILE_MAX: usize = 256 * 1024;
+
+/// Executables of one list.
+const EXECUTABLES_MAX: usize = 1024;
 
 /// A mistake in a policy file. Nothing is allowed until it is corrected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +45,7 @@ pub struct PolicyError {
 }
 
 /// A file that is being read: turns offsets in its text into line numbers.
-pub(super) struct PolicyText<'a> {
+struct PolicyText<'a> {
     file: &'a Path,
     text: &'a str,
 }
@@ -56,7 +59,7 @@ impl PolicyText<'_> {
         PolicyError { file: self.file.to_owned(), line: self.line(offset), problem: problem.into() }
     }
 
-    pub(super) fn at<T>(&self, what: &Spanned<T>, problem: impl Into<String>) -> PolicyError {
+    fn at<T>(&self, what: &Spanned<T>, problem: impl Into<String>) -> PolicyError {
         self.error(what.span().start, problem)
     }
 }
@@ -529,4 +532,42 @@ fn bytes(size: &RawSize) -> Option<u64> {
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// Adds what one file says about the gate.
+fn add_gate(source: &PolicyText<'_>, raw: RawGate, gate: &mut HostGate) -> Result<(), PolicyError> {
+    if let Some(executables) = raw.executables {
+        add_executables(source, &executables, gate.executables.get_or_insert_default())?;
+    }
+    if let Some(names) = raw.images {
+        gate.images.extend(names.into_iter().map(Spanned::into_inner));
+        gate.executables.get_or_insert_default();
+    }
+    if !raw.kernel_signed.is_default() {
+        gate.kernel_signed = raw.kernel_signed;
+    }
+    Ok(())
+}
+
+/// The list of a container: digests, and `images` for those that its images name.
+fn container_gate(source: &PolicyText<'_>, texts: Vec<Spanned<String>>) -> Result<ContainerGate, PolicyError> {
+    let (images, digests): (Vec<_>, Vec<_>) = texts.into_iter().partition(|text| text.get_ref() == "images");
+    let mut gate = ContainerGate { images: !images.is_empty(), ..ContainerGate::default() };
+    add_executables(source, &digests, &mut gate.executables)?;
+    Ok(gate)
+}
+
+fn add_executables(
+    source: &PolicyText<'_>,
+    texts: &[Spanned<String>],
+    list: &mut BTreeSet<ExecutableDigest>,
+) -> Result<(), PolicyError> {
+    for text in texts {
+        let digest = text.get_ref().parse().map_err(|error| source.at(text, format!("executable {error}")))?;
+        list.insert(digest);
+        if list.len() > EXECUTABLES_MAX {
+            return Err(source.at(text, format!("the gate has more than {EXECUTABLES_MAX} executables")));
+        }
+    }
+    Ok(())
 }
