@@ -52,7 +52,7 @@ if ! "$here/vm.sh" fetch "$@"; then
 fi
 failed=''
 for kernel; do
-	"$here/vm.sh" run "$kernel" -s "$stage" -- sh guest-suite.sh "$root" "$kernel" "$program" || failed="$failed $kernel"
+	"$here/vm.sh" run "$kernel" -s "$stage" -t 480 -- sh guest-suite.sh "$root" "$kernel" "$program" || failed="$failed $kernel"
 done
 # One more boot, for what the security modules decide: AppArmor is among them, and BPF is not.
 # shellcheck disable=SC2016 # the guest's shell expands it

@@ -381,7 +381,7 @@ fn mistakes_are_reported_with_their_line() {
         (
             format!("{unsigned}sighned-by = 1"),
             4,
-            "unknown field `sighned-by`, expected one of `name`, `repository`, `signed-by`, `unsigned`, `scope`, `digests`, `globals`, `maps`",
+            "unknown field `sighned-by`, expected one of `name`, `repository`, `signed-by`, `unsigned`, `scope`, `kernel-signed`, `digests`, `globals`, `maps`",
         ),
         (image.to_owned(), 1, "a rule needs signed-by, or unsigned = true"),
         (format!("{image}unsigned = false"), 1, "a rule needs signed-by, or unsigned = true"),
