@@ -104,6 +104,33 @@ fn the_table_of_the_documentation_is_that_of_the_results() {
     assert_eq!(results::documented(), results.table(), "run the test with BLESS=1");
 }
 
+/// Of so many clients so many work on one kernel at least, with programs that are loaded there natively: the guests' tracers
+/// do not count.
+const WORKING: (usize, usize) = (15, 20);
+
+fn is_enough((working, all): (usize, usize)) -> bool {
+    all >= WORKING.1 && working >= WORKING.0 && working * WORKING.1 >= all * WORKING.0
+}
+
+#[test]
+fn three_of_four_clients_work() {
+    let results = Results::read();
+    let clients = client::all();
+    let kernels: Vec<String> = results.kernels().into_iter().map(str::to_owned).collect();
+    assert!(!kernels.is_empty(), "results.tsv is empty");
+    for kernel in &kernels {
+        assert!(is_enough(results.count_on(kernel)), "Linux {kernel}: {:?} work", results.count_on(kernel));
+        assert_eq!(results.untried(&clients, kernel), [""; 0], "Linux {kernel}");
+    }
+    // It would fail with fewer.
+    for few in [(14, 20), (15, 19), (0, 0), (15, 21)] {
+        assert!(!is_enough(few), "{few:?}");
+    }
+    let kernel = &kernels[0];
+    let none = results.without(kernel);
+    assert_eq!((none.count_on(kernel), none.untried(&clients, kernel).len()), ((0, 0), clients.len()));
+}
+
 #[test]
 fn a_client_that_fails_is_noticed() {
     // The container asks for nothing, so that the proxy passes no call on.

@@ -98,6 +98,35 @@ impl Results {
         }
     }
 
+    /// The kernels that they were found on.
+    pub fn kernels(&self) -> BTreeSet<&str> {
+        self.0.iter().map(|line| line.kernel.as_str()).collect()
+    }
+
+    /// How many clients work on a kernel, in one of the things that they do at least, and how many were tried.
+    pub fn count_on(&self, kernel: &str) -> (usize, usize) {
+        let on = || self.0.iter().filter(|line| line.kernel == kernel);
+        let distinct = |lines: &mut dyn Iterator<Item = &Line>| {
+            lines.map(|line| (line.client.clone(), line.version.clone())).collect::<BTreeSet<_>>().len()
+        };
+        (distinct(&mut on().filter(|line| line.result == WORKS)), distinct(&mut on()))
+    }
+
+    /// The clients that are to be tried and have no line for a kernel.
+    pub fn untried<'c>(&self, clients: &'c [Client], kernel: &str) -> Vec<&'c str> {
+        let has = |client: &Client| {
+            let mut lines = self.0.iter();
+            lines.any(|line| (&line.client, &line.does, line.kernel.as_str()) == (&client.name, &client.does, kernel))
+        };
+        clients.iter().filter(|client| !has(client)).map(|client| client.name.as_str()).collect()
+    }
+
+    /// The same without what was found on a kernel.
+    pub fn without(mut self, kernel: &str) -> Self {
+        self.0.retain(|line| line.kernel != kernel);
+        self
+    }
+
     /// The table, and its sum. A client counts once, whatever it does and on how many kernels.
     pub fn table(&self) -> String {
         let tracers = fs::read_to_string(here("../vm/tracing-clients.tsv")).unwrap_or_default();
