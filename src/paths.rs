@@ -98,6 +98,11 @@ impl Paths {
         self.run.join("proxy-accounts")
     }
 
+    /// The sockets of commands that record what containers ask the proxy for, by container id: 0700.
+    pub fn proxy_recordings(&self) -> PathBuf {
+        self.run.join("proxy-recordings")
+    }
+
     /// The policy file that is read last.
     pub fn policy_file(&self) -> PathBuf {
         self.etc.join("policy.toml")

@@ -317,7 +317,7 @@ pub enum TokenCommand {
     Create(TokenCreateArgs),
     /// Explain tokens: what they are, what a container or process has, what an object needs
     Explain(TokenExplainArgs),
-    /// Run a command as root and record what its bpf(2) calls need, with a token and with the proxy
+    /// Record what the bpf(2) calls of a command or of a container need, with a token and with the proxy
     Profile(TokenProfileArgs),
     /// Try out a token: run it inside the container
     Probe(TokenProbeArgs),

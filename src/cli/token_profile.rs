@@ -23,8 +23,17 @@ pub struct TokenProfileArgs {
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
+    /// Run COMMAND in this running container; without COMMAND, record what the container asks the proxy for
+    #[arg(long, value_name = "ID")]
+    pub container: Option<String>,
+    /// Where the container's runtime keeps its state, if it was called with --root
+    #[arg(long, value_name = "DIR", value_parser = super::absolute_path, requires = "container")]
+    pub state: Option<PathBuf>,
+    /// How long to record a container without COMMAND; otherwise until Ctrl-C or its end
+    #[arg(long = "for", value_name = "SECONDS", requires = "container", conflicts_with = "command")]
+    pub time: Option<u64>,
     /// The command to run and record, with everything that it starts: also `podman run …`
-    #[arg(last = true, value_name = "COMMAND", required = true)]
+    #[arg(last = true, value_name = "COMMAND", required_unless_present = "container")]
     pub command: Vec<OsString>,
 }
 

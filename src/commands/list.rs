@@ -43,7 +43,7 @@ impl SeenOwner {
     }
 }
 
-/// Stands in a table for the image of a program, and for the attach point of a link.
+/// Stands in a table for the image of a program, and behind the attach point of a link.
 const BY_WORKLOAD: &str = "(loaded by the workload)";
 
 /// Queries the kernel's statistics of a program; None if the program is gone.
@@ -178,7 +178,15 @@ pub fn links(seen: impl Iterator<Item = Result<SeenOwner, Cut>>, format: ListFor
                 for link in seen.by_workload(UsedKind::Link) {
                     let (id, kind) = (link.object.id.to_string(), link.object.type_word().to_owned());
                     let unknown = || "-".to_owned();
-                    table.row([id, kind, BY_WORKLOAD.to_owned(), unknown(), unknown(), seen.record.owner.to_string()]);
+                    let place = link.object.attached_to.map(|place| format!("{} {BY_WORKLOAD}", printable(place)));
+                    table.row([
+                        id,
+                        kind,
+                        place.unwrap_or_else(|| BY_WORKLOAD.to_owned()),
+                        unknown(),
+                        unknown(),
+                        seen.record.owner.to_string(),
+                    ]);
                 }
                 remedies.push_str(&seen.remedies());
             }

@@ -10,6 +10,7 @@ mod btf;
 mod btf_ext;
 mod built_in;
 
+mod call_order;
 mod core_answer;
 mod core_relo;
 mod core_spec;
@@ -54,6 +55,7 @@ use std::path::Path;
 
 pub use crate::kernel::btf::BtfError;
 pub use crate::kernel::built_in::{BuiltIn, BuiltInRequest};
+pub use crate::kernel::call_order::{in_call_order, is_trial, programs_in_call_order};
 pub use crate::kernel::core_relo::CoreError;
 pub use crate::kernel::elf::ElfError;
 pub use crate::kernel::error::KernelError;

@@ -28,6 +28,7 @@ pub mod release;
 pub mod running;
 pub mod runtime_states;
 pub mod token_reach;
+pub mod verified_programs;
 
 pub use error::{Cause, ReleaseErrors};
 

@@ -295,7 +295,7 @@ mod tests {
     use crate::model::proxy::usage::UsedKind;
 
     fn object(id: u32) -> HeldObject {
-        HeldObject { kind: UsedKind::Map, id, kernel_type: 2, name: "m".to_owned(), bytes: 8, digest: None }
+        HeldObject { kind: UsedKind::Map, id, kernel_type: 2, name: "m".to_owned(), bytes: 8, digest: None, place: None }
     }
 
     fn add(account: &mut ProxyAccount, owner: u64, id: u32) -> Vec<u32> {

@@ -99,7 +99,10 @@ pub fn by_id(all: Vec<RunningContainer>, prefix: &str) -> Result<RunningContaine
 }
 
 /// The init of a container, held, if it still is the process that the runtime started.
-fn hold(container: &RunningContainer) -> Result<Process, RunningError> {
+///
+/// # Errors
+/// If it has ended.
+pub fn hold(container: &RunningContainer) -> Result<Process, RunningError> {
     let ended = || RunningError::Ended { id: container.id.clone(), pid: container.pid };
     let process = Pid::new(container.pid).map_err(|_| ended()).and_then(|pid| match pid::open_process(pid) {
         Err(ProcessError::Gone(_)) => Err(ended()),

@@ -92,6 +92,7 @@ pub fn examine<'a>(policy: &'a Policy, rule: &'a ContainerRule, request: &'a Req
         helpers: rule.proxy.helpers.clone(),
         kfuncs: rule.proxy.kfuncs.clone(),
         instructions: rule.proxy.instructions.clone(),
+        images: rule.proxy.images.clone(),
         host_scope: rule.host_scope,
         limits: policy.limits,
     });

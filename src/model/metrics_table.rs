@@ -115,6 +115,8 @@ words! {
         RawTracepointOpen = "raw_tracepoint_open",
         /// BPF_BTF_LOAD
         BtfLoad = "btf_load",
+        /// BPF_BTF_GET_FD_BY_ID
+        BtfGetFdById = "btf_get_fd_by_id",
         /// BPF_LINK_CREATE
         LinkCreate = "link_create",
         /// BPF_TOKEN_CREATE

@@ -359,7 +359,7 @@ mod tests {
         let seccomp = &found.linux.seccomp_policy;
         assert_eq!(
             (seccomp.listener_path.as_str(), seccomp.listener_metadata.as_str()),
-            ("/run/bpfman-hook/proxy.sock", "bpfman-hook/1")
+            ("/run/bpfman-hook/proxy.sock", "bpfman-hook/2")
         );
         // A runtime that tells the profile keeps the rest of it.
         let mut request = with(&asks, &[]);

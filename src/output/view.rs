@@ -238,9 +238,9 @@ pub struct ProxyView<'a> {
     /// Kernel functions; absent if the scope decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kfuncs: Option<Vec<&'a str>>,
-    /// The digests of the instructions that may be loaded; absent if any may.
+    /// The digests of the instructions that may be loaded, and verified images, as in the policy; absent if any may.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub instructions: Option<Vec<Digest>>,
+    pub instructions: Option<Vec<String>>,
     /// `container` or `host`.
     pub scope: Scope,
     /// The processes that serve it.
@@ -276,6 +276,9 @@ pub struct ProxiedObjectView<'a> {
     /// The digest of a program's instructions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// Where a link is attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attached_to: Option<&'a str>,
 }
 
 impl<'a> ProxyView<'a> {
@@ -293,7 +296,10 @@ impl<'a> ProxyView<'a> {
             progs: grant.delegation.names(Category::Progs),
             attachs: grant.delegation.names(Category::Attachs),
             helpers: grant.helpers.as_ref().map(helpers),
-            instructions: grant.instructions.as_ref().map(|digests| digests.iter().copied().collect()),
+            instructions: grant.instructions.as_ref().map(|digests| {
+                let images = grant.images.iter().map(|pattern| format!("image:{pattern}"));
+                digests.iter().map(ToString::to_string).chain(images).collect()
+            }),
             kfuncs: grant.kfuncs.as_ref().map(|names| names.iter().map(String::as_str).collect()),
             scope: scope_of(record),
             processes: processes.iter().map(process).collect(),
@@ -314,7 +320,8 @@ impl<'a> ProxiedObjectView<'a> {
             name.map_or_else(|| object.kernel_type.to_string(), str::to_owned)
         };
         let name = Some(object.name.as_str()).filter(|name| !name.is_empty());
-        Self { kind: object.kind, id: object.id, kernel_type: category.map(named), name, digest: object.digest }
+        let (kernel_type, attached_to) = (category.map(named), object.place.as_deref());
+        Self { kind: object.kind, id: object.id, kernel_type, name, digest: object.digest, attached_to }
     }
 
     /// The type, or `-`.
@@ -326,7 +333,8 @@ impl<'a> ProxiedObjectView<'a> {
     pub fn line(&self) -> String {
         let id = self.id.to_string();
         let digest = self.digest.map(|digest| digest.to_string());
-        let parts = [Some(self.kind.word()), Some(id.as_str()), self.kernel_type.as_deref(), self.name, digest.as_deref()];
+        let (kind, name, place) = (self.kernel_type.as_deref(), self.name, self.attached_to);
+        let parts = [Some(self.kind.word()), Some(id.as_str()), kind, name, digest.as_deref(), place];
         parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }

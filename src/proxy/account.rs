@@ -104,6 +104,7 @@ pub(super) fn call_of(command: Option<NotifiedCommand>) -> ProxyCall {
         Some(NotifiedCommand::ProgDetach) => ProxyCall::ProgDetach,
         Some(NotifiedCommand::RawTracepointOpen) => ProxyCall::RawTracepointOpen,
         Some(NotifiedCommand::BtfLoad) => ProxyCall::BtfLoad,
+        Some(NotifiedCommand::BtfGetFdById) => ProxyCall::BtfGetFdById,
         Some(NotifiedCommand::LinkCreate) => ProxyCall::LinkCreate,
         Some(NotifiedCommand::TokenCreate) => ProxyCall::TokenCreate,
         None => ProxyCall::Other,

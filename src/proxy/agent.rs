@@ -13,6 +13,7 @@ use crate::proxy::failure::FailedCall;
 use crate::proxy::granted::GrantedContainer;
 use crate::proxy::notified::{CopiedArguments, NotifiedKind};
 use crate::proxy::outcome::Outcome;
+use crate::proxy::watched::Reporter;
 use crate::sys::SysError;
 use crate::sys::seccomp_notify::{Answered, Notification, NotifiedThread, Reported, SeccompListener, thread_runs};
 
@@ -35,6 +36,7 @@ pub(super) struct Agent {
     ended: bool,
     undelivered: Undelivered,
     account: Account,
+    reporter: Reporter,
 }
 
 impl Agent {
@@ -42,6 +44,7 @@ impl Agent {
         Self {
             paths: paths.clone(),
             account: Account::new(paths, &id),
+            reporter: Reporter::new(paths, &id),
             id,
             shared,
             granted: None,
@@ -152,6 +155,9 @@ impl Agent {
             let granted = self.granted.insert(granted);
             copied.perform(&mut self.shared, granted, caller)
         });
+        if self.reporter.is_watched() {
+            self.reporter.tell(caller, copied, &performed);
+        }
         match performed {
             Ok(outcome) => {
                 self.account.done(copied.counted());

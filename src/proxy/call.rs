@@ -10,8 +10,11 @@ use crate::kernel::{
     without_descriptors,
 };
 use crate::lifecycle::proxy_account::ProxyAccount;
+use crate::model::delegation::Category;
 use crate::model::ids::Digest;
-use crate::model::proxy::attr::{CALLER_SIZE_MAX, Extent, FUNCTION_NAME_MAX, WantedCopy, btf, link, prog, uprobe_multi};
+use crate::model::proxy::attr::{
+    CALLER_SIZE_MAX, Extent, FUNCTION_NAME_MAX, WantedCopy, btf, by_id, kprobe_multi, link, prog, raw_tracepoint, uprobe_multi,
+};
 use crate::model::proxy::grant::{self, AttachTarget};
 use crate::model::proxy::usage::{HeldObject, UsedKind};
 use crate::model::proxy::{CopiedAttr, NotifiedCommand, ProxyRefusal};
@@ -21,9 +24,13 @@ use crate::proxy::outcome::Outcome;
 use crate::proxy::perf_event;
 use crate::sys::bpf;
 use crate::sys::bpf::prepared::{CallResult, PreparedCall};
+use crate::sys::caps::Capability;
 use crate::sys::machine::page_size;
 use crate::sys::seccomp_notify::NotifiedThread;
 use crate::sys::{Errno, caps, cgroup, netns};
+
+/// The kernel gives BTF by its id only to a thread with this one (kernel/bpf/syscall.c, `bpf_btf_get_fd_by_id`).
+const OF_ALL_TYPES: &[Capability] = &[Capability::CAP_SYS_ADMIN];
 
 /// Descriptors that the instructions of one program may name.
 const DESCRIPTORS_MAX: usize = 512;
@@ -74,6 +81,12 @@ impl CopiedCall {
     /// What a pointer refers to; None for a null pointer, and for output.
     pub(super) fn input(&self, at: usize) -> Option<&[u8]> {
         self.inputs.iter().find(|(wanted, _)| wanted.pointer.at == at).map(|(_, bytes)| bytes.as_slice())
+    }
+
+    /// The instructions of a program; empty for other commands.
+    pub(super) fn instructions(&self) -> &[u8] {
+        let is_program = self.attr.command == NotifiedCommand::ProgLoad;
+        self.input(prog::INSNS).filter(|_| is_program).unwrap_or_default()
     }
 
     pub(super) fn prepare(&self) -> PreparedCall {
@@ -156,7 +169,8 @@ pub(super) fn perform(
     let mut held = Vec::new();
     let mut bound = None;
     let mut program_type = attr.u32(prog::TYPE);
-    let mut digest = None;
+    let (mut digest, mut place) = (None, None);
+    let mut capabilities = granted.capabilities;
     for (at, _) in grant::descriptors(attr) {
         held.push((at, caller.descriptor(attr.fd(at))?));
     }
@@ -169,8 +183,14 @@ pub(super) fn perform(
             (digest, bound) = (Some(judged.digest), judged.bound);
             (Some(UsedKind::Program), grant::program_memory(attr))
         }
+        NotifiedCommand::BtfGetFdById => {
+            granted.check_types(account, attr.u32(by_id::ID))?;
+            capabilities = OF_ALL_TYPES;
+            (None, 0)
+        }
         command => {
-            program_type = attach(account, granted, caller, attr, &mut prepared, &held)?;
+            let attached = attach(account, granted, caller, copied, &mut prepared, &held)?;
+            (program_type, place) = (attached.program_type, attached.place);
             let is_link = matches!(command, NotifiedCommand::LinkCreate | NotifiedCommand::RawTracepointOpen);
             (is_link.then_some(UsedKind::Link), 0)
         }
@@ -178,7 +198,6 @@ pub(super) fn perform(
     for (at, fd) in held {
         prepared.set_descriptor(at, fd);
     }
-    let capabilities = granted.capabilities;
     let mut call = || -> Result<CallResult, FailedCall> {
         Ok(caps::with_only_effective(capabilities, || prepared.perform()).map_err(|_| Errno::PERM)??)
     };
@@ -191,7 +210,9 @@ pub(super) fn perform(
                 check_bound(&bound, attr, fd)?;
             }
             let kernel_type = if kind == UsedKind::Btf { 0 } else { program_type };
-            let object = id_of(kind, fd).map(|id| HeldObject { kind, id, kernel_type, name: attr.name(), bytes, digest });
+            let place = place.take();
+            let object =
+                id_of(kind, fd).map(|id| HeldObject { kind, id, kernel_type, name: attr.name(), bytes, digest, place });
             Ok((object, called))
         }),
     };
@@ -297,7 +318,11 @@ fn judge_program(
         Err(refusal) => return Err(refused(refusal.with_name(|id| granted.kernel_name(id)).to_string())),
     };
     let digest = image::hash(&without_descriptors(code));
-    granted.container.grant.check_instructions(&name, digest)?;
+    if let Err(refusal) = granted.container.grant.check_instructions(&name, digest)
+        && !granted.is_of_verified_image(attr.u32(prog::TYPE), code)
+    {
+        return Err(refusal.into());
+    }
     let functions = prepared.buffer(prog::FUNC_INFO).unwrap_or_default();
     let record = attr.u32(prog::FUNC_INFO_REC_SIZE) as usize;
     let typed = held.iter().find(|(at, _)| *at == prog::BTF_FD).filter(|_| !functions.is_empty());
@@ -319,15 +344,23 @@ fn judge_program(
     Ok(JudgedProgram { digest, bound: reviewed.bound(functions, record, types) })
 }
 
-/// Checks the place that a program is attached to, and puts it into the call. Returns the program's type.
+/// A program that may be attached to a place.
+struct AttachedProgram {
+    program_type: u32,
+    /// The place, for a listing.
+    place: Option<String>,
+}
+
+/// Checks the place that a program is attached to, and puts it into the call.
 fn attach(
     account: &mut ProxyAccount,
     granted: &mut GrantedContainer,
     caller: &mut NotifiedThread<'_>,
-    attr: &CopiedAttr,
+    copied: &CopiedCall,
     prepared: &mut PreparedCall,
     held: &[(usize, OwnedFd)],
-) -> Result<u32, FailedCall> {
+) -> Result<AttachedProgram, FailedCall> {
+    let attr = &copied.attr;
     let (at, program) = held.first().ok_or(Errno::BADF)?;
     let wrong = || ProxyRefusal::WrongDescriptor { fd: attr.fd(*at), expected: "a program" };
     let (program_type, id) = bpf::program_kind(program.as_fd())?.ok_or_else(wrong)?;
@@ -340,8 +373,15 @@ fn attach(
     }
     let target = granted.container.grant.attach(attr, program_type)?;
     let target_at = grant::target_at(attr.command);
-    match target {
-        AttachTarget::Interface | AttachTarget::CurrentNetns => granted.enter_network(caller)?,
+    let place = match target {
+        AttachTarget::Interface => {
+            granted.enter_network(caller)?;
+            netns::interface_name(attr.u32(target_at))
+        }
+        AttachTarget::CurrentNetns => {
+            granted.enter_network(caller)?;
+            None
+        }
         AttachTarget::Netns => {
             let fd = caller.descriptor(attr.fd(target_at))?;
             let inode = netns::inode_of_descriptor(fd.as_fd());
@@ -350,6 +390,7 @@ fn attach(
                 return Err(foreign("the network namespace", "it is not the one that the container was started with"));
             }
             prepared.set_descriptor(target_at, fd);
+            None
         }
         AttachTarget::Cgroup => {
             let fd = caller.descriptor(attr.fd(target_at))?;
@@ -359,35 +400,47 @@ fn attach(
             if !cgroup::is_within(fd.as_fd(), own)? {
                 return Err(foreign("the cgroup", "it is neither that of the container nor below it"));
             }
+            let is_own = cgroup::id(&fd).is_ok_and(|id| id == own);
             prepared.set_descriptor(target_at, fd);
+            Some(if is_own { "the container's cgroup" } else { "a cgroup below the container's" }.to_owned())
         }
         AttachTarget::Map => {
             let fd = caller.descriptor(attr.fd(target_at))?;
             granted.check_map(account, fd.as_fd())?;
+            let id = bpf::map_id(fd.as_fd()).ok();
             prepared.set_descriptor(target_at, fd);
+            id.map(|id| format!("map {id}"))
         }
         AttachTarget::PerfEvent => {
             prepared.set_descriptor(target_at, caller.descriptor(attr.fd(target_at))?);
+            Some("a perf event".to_owned())
         }
         // Judged by the grant alone.
-        AttachTarget::Functions => {}
+        AttachTarget::Functions => Some(format!("{} functions of the kernel", attr.u32(kprobe_multi::COUNT))),
         AttachTarget::File => {
             let pointer = attr.pointers().iter().find(|pointer| pointer.extent == Extent::File).ok_or(Errno::INVAL)?;
             // The kernel answers the same to a null pointer.
             let path = prepared.buffer(pointer.at).ok_or(Errno::INVAL)?;
             let path = CStr::from_bytes_with_nul(path).map_err(|_| Errno::INVAL)?;
             let file = perf_event::traced_file(caller, path)?;
+            let shown = path.to_string_lossy().into_owned();
             prepared.point_to_file(*pointer, file);
             match attr.u32(uprobe_multi::PID) {
                 0 => {}
                 number => prepared.set_u32(uprobe_multi::PID, perf_event::watched_task(caller, number)?),
             }
+            Some(shown)
         }
         AttachTarget::Loaded => {
             if attr.command == NotifiedCommand::LinkCreate && attr.fd(link::TARGET) != 0 {
                 return Err(ProxyRefusal::NotPassedOn { what: "a link to another program".to_owned() }.into());
             }
+            let name = copied.input(raw_tracepoint::NAME).filter(|_| attr.command == NotifiedCommand::RawTracepointOpen);
+            name.map(|name| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
         }
-    }
-    Ok(program_type)
+    };
+    let kind = (attr.command == NotifiedCommand::LinkCreate).then(|| Category::Attachs.name(attr.u32(link::ATTACH_TYPE)));
+    let parts = [kind.flatten().map(str::to_owned), place];
+    let place = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
+    Ok(AttachedProgram { program_type, place: Some(place).filter(|place| !place.is_empty()) })
 }

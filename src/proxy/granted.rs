@@ -1,13 +1,15 @@
 //! The container of a listener: its grant, and what it has used of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::kernel::{FunctionTypes, GrantedKfuncs, KERNEL_BTF, kernel_symbol};
+use crate::image;
+use crate::kernel::{FunctionTypes, GrantedKfuncs, KERNEL_BTF, in_call_order, is_trial, kernel_symbol};
 use crate::lifecycle::proxy::{self, ProxiedContainer};
 use crate::lifecycle::proxy_account::ProxyAccount;
+use crate::lifecycle::verified_programs::{self, VerifiedProgram};
 use crate::model::ids::ContainerId;
 use crate::model::proxy::usage::{HeldObject, UsedKind};
 use crate::model::proxy::{ProxyRefusal, ProxyUsage};
@@ -23,6 +25,9 @@ use crate::sys::{Errno, cpus, netns};
 /// the container chooses the ids.
 const NAMES_MAX: usize = 64;
 
+/// How long the programs of verified images are taken for all: a container can ask with any number of others.
+const LOOKED_UP: Duration = Duration::from_secs(5);
+
 /// A container with its grant, and what it has used of it.
 pub(super) struct GrantedContainer {
     pub(super) container: ProxiedContainer,
@@ -31,6 +36,9 @@ pub(super) struct GrantedContainer {
     /// The id of the BTF of the last program, and its functions. An object's programs are loaded one after another with one
     /// BTF.
     pub(super) types: Option<(u32, FunctionTypes)>,
+    /// The programs of the verified images that the grant names, and when they were looked up.
+    verified: Option<(Instant, BTreeSet<VerifiedProgram>)>,
+    paths: Paths,
     /// Names in the kernel's BTF that refusals needed.
     names: HashMap<u32, Option<String>>,
     /// The calls are made with these.
@@ -70,6 +78,8 @@ impl GrantedContainer {
             kfuncs,
             usage,
             types: None,
+            verified: None,
+            paths: paths.clone(),
             names: HashMap::new(),
             cpus: cpus::possible(),
             network: None,
@@ -139,6 +149,38 @@ impl GrantedContainer {
             self.usage.may_use_map(id, &self.container.shown)?;
         }
         Ok(())
+    }
+
+    /// Checks that types (BTF) are those that the container has loaded. At host scope, those of the kernel, of its modules and of
+    /// all other loaders are given, too.
+    pub(super) fn check_types(&mut self, account: &mut ProxyAccount, id: u32) -> Result<(), FailedCall> {
+        if self.container.grant.host_scope || self.usage.has(UsedKind::Btf, id) {
+            return Ok(());
+        }
+        // An exec has a process of its own, which may have loaded them just now.
+        self.learn(account)?;
+        match self.usage.has(UsedKind::Btf, id) {
+            true => Ok(()),
+            false => Err(foreign("the BTF", "it was not loaded through the proxy")),
+        }
+    }
+
+    /// Whether a program is one of a verified image that the grant names, or what its library tries before. Images that
+    /// came into the cache later are found, too.
+    pub(super) fn is_of_verified_image(&mut self, program_type: u32, code: &[[u8; 8]]) -> bool {
+        let images = &self.container.grant.images;
+        if images.is_empty() {
+            return false;
+        }
+        if is_trial(program_type, code) {
+            return true;
+        }
+        let Some(ordered) = in_call_order(code) else { return false };
+        let program = (program_type, image::hash(&ordered));
+        let known = self.verified.take().filter(|(at, known)| known.contains(&program) || at.elapsed() < LOOKED_UP);
+        let (_, known) =
+            self.verified.insert(known.unwrap_or_else(|| (Instant::now(), verified_programs::find(&self.paths, images))));
+        known.contains(&program)
     }
 
     /// The name of a function or variable of the kernel, by its id in the kernel's BTF.

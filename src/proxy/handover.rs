@@ -81,8 +81,8 @@ mod tests {
     #[test]
     fn the_container_is_named_by_the_runtimes_state() {
         // crun 1.8.1 at exec, and runc 1.1.5 at create.
-        let crun = br#"{"ociVersion":"1.0","fds":["seccompFd"],"pid":0,"metadata":"bpfman-hook/1","state":{"ociVersion":"1.0","id":"web","status":"running","pid":7,"bundle":"."}}"#;
-        let runc = br#"{"ociVersion":"1.0.2-dev","fds":["other","seccompFd"],"pid":812,"metadata":"bpfman-hook/1","state":{"id":"web","status":"creating","pid":812,"bundle":"/b"}}"#;
+        let crun = br#"{"ociVersion":"1.0","fds":["seccompFd"],"pid":0,"metadata":"bpfman-hook/2","state":{"ociVersion":"1.0","id":"web","status":"running","pid":7,"bundle":"."}}"#;
+        let runc = br#"{"ociVersion":"1.0.2-dev","fds":["other","seccompFd"],"pid":812,"metadata":"bpfman-hook/2","state":{"id":"web","status":"creating","pid":812,"bundle":"/b"}}"#;
         let id: ContainerId = "web".parse().unwrap();
         assert_eq!(parse(crun), Ok(NamedListener { index: 0, id: id.clone(), of: ListenerOf::Exec }));
         assert_eq!(parse(runc), Ok(NamedListener { index: 1, id, of: ListenerOf::Container }));
@@ -93,15 +93,15 @@ mod tests {
         for (document, part) in [
             ("{", "read the state"),
             (r#"{"fds":["seccompFd"],"metadata":"policy=x","state":{"id":"web"}}"#, "listenerMetadata \"policy=x\""),
-            (r#"{"fds":["seccompFd"],"metadata":"bpfman-hook/1","state":{"id":"../x"}}"#, "read the state"),
-            (r#"{"fds":[],"metadata":"bpfman-hook/1","state":{"id":"web"}}"#, "no seccompFd"),
-            (r#"{"fds":["seccompFd"],"metadata":"bpfman-hook/1"}"#, "missing field `state`"),
+            (r#"{"fds":["seccompFd"],"metadata":"bpfman-hook/2","state":{"id":"../x"}}"#, "read the state"),
+            (r#"{"fds":[],"metadata":"bpfman-hook/2","state":{"id":"web"}}"#, "no seccompFd"),
+            (r#"{"fds":["seccompFd"],"metadata":"bpfman-hook/2"}"#, "missing field `state`"),
         ] {
             let problem = parse(document.as_bytes()).unwrap_err();
             assert!(problem.contains(part), "{problem}");
         }
         let none = Handover {
-            document: br#"{"fds":["seccompFd"],"metadata":"bpfman-hook/1","state":{"id":"web"}}"#.to_vec(),
+            document: br#"{"fds":["seccompFd"],"metadata":"bpfman-hook/2","state":{"id":"web"}}"#.to_vec(),
             fds: Vec::new(),
         };
         assert!(take_listener(none).unwrap_err().contains("passed no listener"));

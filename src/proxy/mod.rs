@@ -10,6 +10,7 @@ mod call;
 mod failure;
 mod granted;
 mod handover;
+mod notes;
 mod notified;
 mod outcome;
 mod own_socket;
@@ -17,6 +18,7 @@ mod perf_event;
 mod profile;
 mod record;
 mod recorder;
+mod watched;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -24,6 +26,7 @@ use std::time::{Duration, Instant};
 pub use own_socket::{Launcher, serve as serve_own_socket};
 pub use profile::run as print_profile;
 pub use record::{Recorded, record};
+pub use watched::watch;
 
 use crate::lifecycle::proxy_account::ProxyAccount;
 use crate::lifecycle::proxy_processes::ServedListener;

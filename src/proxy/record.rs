@@ -9,6 +9,7 @@ use crate::model::proxy::profile::NATIVE;
 use crate::model::recording::Recording;
 use crate::proxy::recorder::Recorder;
 use crate::sys::SysError;
+use crate::sys::context::ProcessContext;
 use crate::sys::seccomp_notify::{Reported, start_observed, was_interrupted};
 
 /// How often to look whether the command has ended.
@@ -25,13 +26,13 @@ pub struct Recorded {
     pub status: ExitStatus,
 }
 
-/// Runs a command until it and everything that it started has ended, or until the user interrupts what is left of it.
+/// Runs a command, `inside` the namespaces of another process if there is one, until it and everything that it started has ended, or until the user interrupts what is left of it.
 ///
 /// # Errors
 /// If the command cannot be started, or its calls cannot be received.
-pub fn record(words: &[OsString]) -> Result<Recorded, SysError> {
+pub fn record(words: &[OsString], inside: Option<ProcessContext>) -> Result<Recorded, SysError> {
     let own = std::fs::metadata("/proc/self/ns/pid").map_err(SysError::io("stat", "/proc/self/ns/pid"))?.ino();
-    let (mut child, listener) = start_observed(words, &NATIVE)?;
+    let (mut child, listener) = start_observed(words, &NATIVE, inside)?;
     let mut recorder = Recorder::new(own);
     let mut status = None;
     loop {

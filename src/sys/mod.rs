@@ -12,6 +12,7 @@ pub mod cgroup_command;
 pub mod child;
 pub mod clock;
 pub mod conmon;
+pub mod context;
 pub mod cpus;
 pub mod credential_helper;
 pub mod deadline;

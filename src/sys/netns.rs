@@ -56,6 +56,12 @@ pub fn inode_of_descriptor(descriptor: BorrowedFd<'_>) -> Option<u64> {
     is_namespace.then(|| rustix::fs::fstat(descriptor).ok().map(|stat| stat.st_ino))?
 }
 
+/// The name of an interface in the network namespace of the calling thread; None if it has no such interface.
+pub fn interface_name(index: u32) -> Option<String> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
+    rustix::net::netdevice::index_to_name(&socket, index).ok()
+}
+
 /// include/uapi/linux/magic.h
 const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 

@@ -338,11 +338,30 @@ impl Process {
         read_file(&self.directory, self.pid(), "mountinfo")
     }
 
+    /// The contents of `/proc/<pid>/uid_map` or `gid_map`.
+    pub(super) fn id_map(&self, file: &'static str) -> Result<String, ProcessError> {
+        read_file(&self.directory, self.pid(), file)
+    }
+
+    /// The contents of `/proc/<pid>/status`.
+    pub(super) fn status_text(&self) -> Result<String, ProcessError> {
+        read_file(&self.directory, self.pid(), "status")
+    }
+
+    /// The contents of `/proc/<pid>/environ`: the variables that it was executed with, each with a NUL.
+    pub(super) fn environment(&self) -> Result<Vec<u8>, ProcessError> {
+        let file = openat(&self.directory, "environ", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let mut bytes = Vec::new();
+        let read = file.map_err(io::Error::from).and_then(|file| File::from(file).take(MAX_FILE).read_to_end(&mut bytes));
+        read.map_err(|error| failed(self.pid(), "read the environment of process", error))?;
+        Ok(bytes)
+    }
+
     /// True if its user namespace maps user or group 0 of ours, as an identity map does (user_namespaces(7): the
     /// second column is relative to the reader's namespace).
     pub fn maps_our_root(&self) -> Result<bool, ProcessError> {
         for file in ["uid_map", "gid_map"] {
-            let map = read_file(&self.directory, self.pid(), file)?;
+            let map = self.id_map(file)?;
             if maps_zero(&map).ok_or_else(|| unreadable(self.pid(), file, "expected three numbers per line"))? {
                 return Ok(true);
             }
@@ -352,7 +371,7 @@ impl Process {
 
     /// The current ids, capabilities and parent.
     pub fn status(&self) -> Result<ProcessStatus, ProcessError> {
-        let text = read_file(&self.directory, self.pid(), "status")?;
+        let text = self.status_text()?;
         ProcessStatus::parse(&text).ok_or_else(|| unreadable(self.pid(), "status", "a line of proc(5) is missing"))
     }
 

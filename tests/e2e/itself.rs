@@ -31,6 +31,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::private_registries::CASES,
         crate::prometheus::CASES,
         crate::proxy::CASES,
+        crate::proxy_images::CASES,
         crate::proxy_operation::CASES,
         crate::proxy_attacks::CASES,
         crate::proxy_fuzz::CASES,

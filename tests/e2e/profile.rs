@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use crate::support::bpf_proxy::{client, listen};
 use crate::support::bundle::Bundle;
 use crate::support::kernel::bpftool;
 use crate::support::podman::Podman;
-use crate::support::process::{Ended, ended, tool};
+use crate::support::process::{Ended, Running, ended, eventually, tool};
 use crate::support::runtime::Runtime;
 use crate::world::{World, object_path};
 
@@ -171,12 +172,163 @@ fn the_exit_status_is_that_of_the_command() {
         let profile = |words: &[&str]| ended(&mut world.lab.command(&[&["token", "profile", "--"], words].concat()));
         let seven = profile(&["sh", "-c", "echo said; exit 7"]);
         assert_eq!(seven.status.code(), Some(7), "{seven:?}");
-        assert!(seven.stdout.starts_with("said\n") && seven.stdout.contains("made no calls of bpf(2)"), "{seven:?}");
+        assert!(seven.stdout.starts_with("said\n") && seven.stdout.contains("no calls of bpf(2)"), "{seven:?}");
         let missing = profile(&["/no/such/command"]);
         assert_eq!(missing.status.code(), Some(1), "{missing:?}");
         assert!(missing.stderr.contains("/no/such/command"), "{missing:?}");
         // What the command leaves behind is recorded until its end.
         let later = profile(&["sh", "-c", &format!("(sleep 1; {} map) & exit 0", client().display())]);
         assert!(later.stdout.contains("1 map_create"), "{later:?}");
+    });
+}
+
+/// `token profile --container ID -- COMMAND`, with the state of the lab's runtime.
+fn profiled_in(world: &World, runtime: Runtime, id: &str, command: &[&str]) -> (Value, Ended) {
+    let (to, state) = (world.lab.path("profile.json"), world.lab.path(runtime.name()));
+    let [to, state] = [&to, &state].map(|path| path.to_str().expect("a plain path"));
+    let words = ["token", "profile", "-o", "json", "--to", to, "--state", state, "--container", id, "--"];
+    let ended = ended(&mut world.lab.command(&[&words[..], command].concat()));
+    let text = fs::read_to_string(to).unwrap_or_else(|e| panic!("{e}: {} {}", ended.stdout, ended.stderr));
+    (serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}")), ended)
+}
+
+/// A command in a container that runs already has its root, user, capabilities, environment and namespaces. The container's
+/// own seccomp profile does not apply to it.
+#[test]
+fn a_command_in_a_running_container_is_recorded() {
+    crate::check(|world| {
+        for runtime in [Runtime::Runc, Runtime::Crun] {
+            for userns in [false, true] {
+                let name = format!("inside-{}-{userns}", runtime.name());
+                let bundle = Bundle::new(&world.lab, &name);
+                let bundle = if userns { bundle } else { bundle.without_userns() };
+                let bundle = bundle.rootfs(|rootfs| {
+                    fs::copy(client(), rootfs.join("client")).unwrap_or_else(|e| harness!("copy the client: {e}"));
+                });
+                let bundle = bundle.edit(|config| {
+                    config["process"]["user"] = json!({ "uid": 33, "gid": 34, "additionalGids": [35] });
+                    config["process"]["capabilities"] = json!({ "bounding": ["CAP_CHOWN"], "permitted": [], "effective": [] });
+                    config["process"]["env"] = json!(["PATH=/bin", "GIVEN=yes"]);
+                    config["process"]["noNewPrivileges"] = json!(true);
+                    config["hostname"] = json!("inside");
+                    config["linux"]["seccomp"] = json!({
+                        "defaultAction": "SCMP_ACT_ALLOW",
+                        "syscalls": [{ "names": ["bpf"], "action": "SCMP_ACT_ERRNO" }],
+                    });
+                });
+                let bundle = bundle.script("echo ready; read go").write();
+                let mut running = runtime.start(&world.lab, &bundle);
+                running.hear("ready");
+                let script = "id; echo given $GIVEN; cat /proc/self/status /etc/hostname 2>/dev/null; hostname; ls /proc/1/exe
+                    cat /proc/self/cgroup /proc/1/cgroup | sort | uniq -u; /client map xdp; exit 7";
+                let (profile, ended) = profiled_in(world, runtime, &bundle.id, &["sh", "-c", script]);
+                assert_eq!(ended.status.code(), Some(7), "{ended:?}");
+                assert!(ended.stdout.contains("uid=33 gid=34 groups=35"), "{}", ended.stdout);
+                assert!(!ended.stdout.contains(":/"), "it is in other cgroups: {}", ended.stdout);
+                for line in ["given yes", "CapBnd:\t0000000000000001", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "inside"]
+                {
+                    assert!(ended.stdout.lines().any(|found| found == line), "{line}: {}", ended.stdout);
+                }
+                assert_eq!((ended.line("map "), ended.line("xdp ")), (Some("0 0"), Some("0 0")), "{}", ended.stdout);
+                let names = names(&profile, "proxy");
+                assert_eq!(
+                    (&names["progs"], &names["maps"]),
+                    (&vec!["xdp".to_owned()], &vec!["array".to_owned()]),
+                    "{profile:#}"
+                );
+                let host = tool(Command::new("ip").args(["-d", "link", "show", "lo"]));
+                assert!(!host.contains("xdp"), "{host}");
+                running.say("go\n");
+                running.finish();
+            }
+        }
+        let (id, state) = ("no-such-container", world.lab.path("runc"));
+        let words = ["token", "profile", "--state", state.to_str().expect("a plain path"), "--container", id, "--", "true"];
+        let missing = ended(&mut world.lab.command(&words));
+        assert!(!missing.status.success() && missing.stderr.contains("no container has an id"), "{missing:?}");
+    });
+}
+
+/// The same in a container of podman with its default seccomp profile, found where podman's runtime keeps its state.
+#[test]
+fn a_command_in_a_running_container_of_podman_is_recorded() {
+    crate::check(|world| {
+        let podman = Podman::new(&world.lab, Runtime::Runc);
+        let volume = format!("{}:/client:ro", client().display());
+        let flags = ["--user", "65534", "--cap-drop", "all", "--volume", &volume];
+        let mut running = Running::start(&mut podman.run(&world.lab, "inside", &flags, "echo ready; read go; /client map"));
+        running.hear("ready");
+        let inspect = ["inspect", "--format", "{{.Id}}", &format!("{}-inside", world.lab.word())];
+        let id = tool(&mut podman.command(&inspect)).trim().to_owned();
+        let to = world.lab.path("profile.json");
+        let to = to.to_str().expect("a plain path");
+        let words = ["token", "profile", "-o", "json", "--to", to, "--container", &id, "--", "/client", "map", "ringbuf"];
+        let ended = ended(&mut world.lab.command(&words));
+        assert_eq!((ended.line("map "), ended.line("ringbuf ")), (Some("0 0"), Some("0 0")), "{ended:?}");
+        let profile = fs::read_to_string(to).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
+        let profile = serde_json::from_str(&profile).unwrap_or_else(|e| panic!("{e}: {profile}"));
+        assert_eq!(names(&profile, "token")["maps"], ["array", "ringbuf"], "{profile:#}");
+        running.say("go\n");
+        assert_eq!(running.hear("map "), "-1 1", "podman's profile still refuses it");
+        running.finish();
+        fs::remove_dir_all(world.lab.path("podman")).unwrap_or_else(|e| harness!("remove podman's store: {e}"));
+    });
+}
+
+/// Of a container that the proxy serves, everything from now on is recorded: what it may do, and what it may not.
+#[test]
+fn a_container_with_the_proxy_is_watched() {
+    crate::check(|world| {
+        listen(&world.lab);
+        world.lab.policy("[[container]]\nproxy = [\"sockets\"]\n");
+        let words = ["map", "wait", "ringbuf", "ktime", "xdp", "readkernel", "kprobe", "wait"];
+        let bundle = steps(proxied(world, "watched", "sockets"), &words).write();
+        let mut running = Runtime::Runc.start(&world.lab, &bundle);
+        assert_eq!(running.hear("map "), "0 0");
+        running.hear("waiting");
+        let to = world.lab.path("profile.json");
+        let to = to.to_str().expect("a plain path");
+        let words = ["token", "profile", "-o", "json", "--to", to, "--container", &bundle.id];
+        let profile = Running::start(&mut world.lab.command(&words));
+        let socket = world.lab.path("root/run/bpfman-hook/proxy-recordings").join(&*bundle.id);
+        eventually("the recording", Duration::from_secs(10), || socket.exists().then_some(()));
+        let second = ended(&mut world.lab.command(&words));
+        assert!(second.stderr.contains("another command does"), "{second:?}");
+        running.say("go\n");
+        for (step, answer) in
+            [("ringbuf ", "0 0"), ("ktime ", "0 0"), ("xdp ", "0 0"), ("readkernel ", "-1 13"), ("kprobe ", "-1 1")]
+        {
+            assert_eq!(running.hear(step), answer, "{step}");
+        }
+        running.hear("waiting");
+        // The calls of an exec are served by another process.
+        let exec = ended(&mut Runtime::Runc.command(&world.lab, &["exec", &bundle.id, "/client", "map"]));
+        assert_eq!(exec.line("map "), Some("0 0"), "{exec:?}");
+        profile.signal(rustix::process::Signal::INT);
+        let profile = profile.finish();
+        assert!(profile.status.success() && profile.stderr.contains("recording container"), "{profile:?}");
+        let text = fs::read_to_string(to).unwrap_or_else(|e| panic!("{e}: {profile:?}"));
+        let profile: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        assert_eq!(profile["calls"], json!({ "map_create": 2, "prog_load": 4, "link_create": 1 }), "{profile:#}");
+        let names = names(&profile, "proxy");
+        assert_eq!(names["maps"], ["array", "ringbuf"], "{profile:#}");
+        assert!(names["progs"].contains(&"kprobe".to_owned()), "what was refused is wanted too: {profile:#}");
+        let refused = profile["refused"].to_string();
+        assert!(refused.contains("bpf_probe_read_kernel") && refused.contains("program type kprobe"), "{profile:#}");
+        assert!(!profile["proxy"]["host_scope"].as_array().expect("a list").is_empty(), "{profile:#}");
+        assert!(!socket.exists());
+        running.say("go\n");
+        running.finish();
+        // Nothing can be recorded of one without the proxy.
+        let bundle = Bundle::new(&world.lab, "plain").script("echo ready; read go").write();
+        let mut running = Runtime::Runc.start(&world.lab, &bundle);
+        running.hear("ready");
+        let none = ended(&mut world.lab.command(&["token", "profile", "--for", "1", "--container", &bundle.id]));
+        assert!(!none.status.success(), "{none:?}");
+        for part in ["name a command", "delegate-via=proxy"] {
+            assert!(none.stderr.contains(part), "{}", none.stderr);
+        }
+        running.say("go\n");
+        running.finish();
     });
 }

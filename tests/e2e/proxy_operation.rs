@@ -62,6 +62,12 @@ fn what_a_workload_loads_is_told(world: &mut World) {
         let table = world.lab.ours(&["list", what]);
         assert_eq!(table.matches("(loaded by the workload)").count(), count, "{table}");
     }
+    assert!(
+        world.lab.ours(&["list", "links"]).contains("xdp lo (loaded by the workload)"),
+        "{}",
+        world.lab.ours(&["list", "links"])
+    );
+    assert_eq!(world.lab.json(&["list", "links"])[0]["attached_to"], "xdp lo");
     assert_eq!(metric(world, "proxied_objects{kind=\"program\"}"), 1);
     assert_eq!(world.lab.ours(&["list", "programs", "-q"]).trim(), program.to_string());
     running.say("go\n");

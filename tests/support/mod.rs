@@ -8,6 +8,7 @@
 pub mod bpf_proxy;
 pub mod bpftool;
 pub mod bundle;
+pub mod docker;
 pub mod docker_registry;
 pub mod helper_process;
 pub mod image;

@@ -1,7 +1,12 @@
-//! `token profile`: runs a command and prints what its calls of bpf(2) need, with a token and with the proxy.
+//! `token profile`: runs a command, or watches a container that uses the proxy, and prints what the calls of bpf(2) need,
+//! with a token and with the proxy.
 
 use std::collections::BTreeMap;
-use std::process::ExitCode;
+use std::io;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -9,7 +14,9 @@ use super::ended;
 use super::object_needs::host_scope;
 use crate::cli::Format;
 use crate::cli::token_profile::{ProfiledWay, TokenProfileArgs};
+use crate::commands::records;
 use crate::lifecycle::token_reach::known;
+use crate::lifecycle::{self, running, runtime_states};
 use crate::model::delegation::{Category, NeededCapability, NeededName, Spelling};
 use crate::model::reach::TokenReach;
 use crate::model::recording::{RecordedNeeds, Recording};
@@ -21,6 +28,7 @@ use crate::output::table::{Table, printable};
 use crate::paths::Paths;
 use crate::proxy::{self, Recorded};
 use crate::sys::SysError;
+use crate::sys::context::ProcessContext;
 use crate::sys::pid;
 
 /// The answer. Its JSON form is stable: keys are added, but never renamed.
@@ -38,6 +46,10 @@ struct Profile {
     probes: Vec<&'static str>,
     /// Calls that the kernel refused.
     failed: Vec<String>,
+    /// What the proxy refused; empty for a command, of which nothing is judged.
+    refused: Vec<String>,
+    /// Calls that are not in it, because they came too fast.
+    missed: u64,
     /// True if there were more things than are kept.
     shortened: bool,
 }
@@ -67,7 +79,11 @@ pub fn profile(paths: &Paths, args: &TokenProfileArgs) -> Result<ExitCode, Comma
     if let Some((Spelling::Systemd | Spelling::Incus | Spelling::Lxd | Spelling::Mount, ProfiledWay::Proxy)) = spelling {
         return Err(CommandError::bad_input("record a command: --via proxy is written --as annotations or --as policy"));
     }
-    let Recorded { recording, left_out, status } = proxy::record(&args.command)?;
+    let Recorded { recording, left_out, status } = match &args.container {
+        Some(prefix) if args.command.is_empty() => watched(paths, prefix, args)?,
+        Some(prefix) => proxy::record(&args.command, Some(context(prefix, args.state.as_deref())?))?,
+        None => proxy::record(&args.command, None)?,
+    };
     let profile = made(&recording, left_out, || known(paths));
     let text = match (spelling, args.format.output) {
         (Some((spelling, way)), _) => profile.written(spelling, way),
@@ -82,6 +98,36 @@ pub fn profile(paths: &Paths, args: &TokenProfileArgs) -> Result<ExitCode, Comma
         None => drop(output::print(&text)?),
     }
     Ok(ended(status))
+}
+
+/// What a running container has: its namespaces, users and capabilities.
+fn context(prefix: &str, state: Option<&Path>) -> Result<ProcessContext, CommandError> {
+    let read = match state {
+        Some(directory) => runtime_states::recorded_in(directory, Path::new("/")),
+        None => runtime_states::recorded(Path::new("/")),
+    };
+    let doing = || CommandError::doing("record a container");
+    let containers = read.map_err(CommandError::doing("read the states of running containers"))?;
+    let found = running::by_id(containers, prefix).map_err(doing())?;
+    let init = running::hold(&found).map_err(doing())?;
+    ProcessContext::of(&init).map_err(CommandError::doing("record a container"))
+}
+
+/// What a running container asks the proxy for from now on.
+fn watched(paths: &Paths, prefix: &str, args: &TokenProfileArgs) -> Result<Recorded, CommandError> {
+    const REMEDY: &str = "no seccomp filter can be put on a process that runs: name a command to run in the container behind --, \
+        or start the container with delegate-via=proxy";
+    let failed = CommandError::doing::<CommandError>("record a container");
+    let found = records::of_container(paths, prefix).and_then(|record| {
+        let id = record.owner.container().map(|container| container.id.clone());
+        let id = id.ok_or_else(|| CommandError::new("it is no container"))?;
+        Ok((lifecycle::proxy::find(paths, &id)?, id))
+    });
+    let (container, id) = found.map_err(CommandError::with_remedy(REMEDY)).map_err(failed)?;
+    let recording = proxy::watch(paths, &id, &container, args.time.map(Duration::from_secs), || {
+        let _ = writeln!(io::stderr(), "recording container {id}; Ctrl-C ends it");
+    })?;
+    Ok(Recorded { recording, left_out: 0, status: ExitStatus::default() })
 }
 
 fn made(recording: &Recording, left_out: u64, reach: impl FnOnce() -> Option<TokenReach>) -> Profile {
@@ -109,6 +155,8 @@ fn made(recording: &Recording, left_out: u64, reach: impl FnOnce() -> Option<Tok
         },
         probes: needs.probes,
         failed: needs.failed,
+        refused: recording.refused.clone(),
+        missed: recording.missed,
         shortened: recording.shortened,
     }
 }
@@ -126,7 +174,7 @@ impl Profile {
     fn table(&self) -> String {
         let calls: Vec<_> = self.calls.iter().map(|(name, calls)| format!("{calls} {name}")).collect();
         if calls.is_empty() {
-            return "The command made no calls of bpf(2) that create or attach.\n".to_owned();
+            return "There were no calls of bpf(2) that create or attach.\n".to_owned();
         }
         let mut text = format!("Recorded calls: {}\n", calls.join(", "));
         if self.left_out > 0 {
@@ -145,6 +193,12 @@ impl Profile {
         }
         for failed in &self.failed {
             text.push_str(&format!("the kernel refused {}\n", printable(failed)));
+        }
+        for refused in &self.refused {
+            text.push_str(&format!("the proxy refused: {}\n", printable(refused)));
+        }
+        if self.missed > 0 {
+            text.push_str(&format!("{} calls came too fast and are missing\n", self.missed));
         }
         if self.shortened {
             text.push_str("there were more things than are kept: the answer is not complete\n");
@@ -245,6 +299,6 @@ mod tests {
         assert!(policy.starts_with("[[container]]\nhost-scope = true\nproxy = { cmds"), "{policy}");
         assert!(profile.written(Spelling::Systemd, ProfiledWay::Token).contains("BPFProgTypeXdp"));
         let none = made(&Recording::default(), 0, || None);
-        assert!(none.table().contains("made no calls"));
+        assert!(none.table().contains("no calls"));
     }
 }

@@ -263,6 +263,7 @@ mod tests {
             helpers: helpers.map(|numbers| numbers.iter().copied().collect()),
             kfuncs: kfuncs.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
             instructions: None,
+            images: Default::default(),
             host_scope,
             limits: ContainerLimits::default(),
         }

@@ -78,7 +78,7 @@ impl Police {
     /// `police = "warn"` or `"enforce"`: what the rule allows by delegation and by proxy.
     pub fn of_ceiling(mode: PoliceMode, calls: CallCeiling) -> Self {
         let delegation = if calls.is_empty() { calls.delegation } else { with_descriptors(calls.delegation) };
-        Self { mode, calls: CallCeiling { delegation, instructions: None, ..calls } }
+        Self { mode, calls: CallCeiling { delegation, instructions: None, images: Default::default(), ..calls } }
     }
 
     /// True if programs are judged by the functions that they call, for which the kernel needs the LSM hook

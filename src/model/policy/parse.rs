@@ -441,21 +441,32 @@ fn union(
     Ok(ceiling)
 }
 
+/// What begins the repository of verified images among `instructions`.
+const OF_IMAGE: &str = "image:";
+
 fn proxy_ceiling(source: &PolicyText<'_>, written: &Spanned<RawProxy>, host_scope: bool) -> Result<CallCeiling, PolicyError> {
     let table = &written.get_ref().0;
     let lists = [&table.cmds, &table.maps, &table.progs, &table.attachs];
     let ceiling = union(source, &table.presets, lists, SyscallPrograms::Refused)?;
     let kfuncs = table.kfuncs.as_ref().map(|names| names.iter().map(|name| kfunc(source, name, host_scope)).collect());
-    let instructions = table.instructions.as_ref().map(|digests| {
-        let parsed =
-            |text: &Spanned<String>| text.get_ref().parse().map_err(|error: IdError| source.at(text, error.to_string()));
-        digests.iter().map(parsed).collect()
-    });
+    let (mut digests, mut images) = (BTreeSet::new(), BTreeSet::new());
+    for text in table.instructions.iter().flatten() {
+        match text.get_ref().strip_prefix(OF_IMAGE) {
+            Some(pattern) => {
+                let pattern = RepositoryPattern::parse(pattern).map_err(|error| source.at(text, error.to_string()))?;
+                images.insert(pattern);
+            }
+            None => {
+                digests.insert(text.get_ref().parse().map_err(|error: IdError| source.at(text, error.to_string()))?);
+            }
+        }
+    }
     Ok(CallCeiling {
         delegation: inside(source, written, &ceiling, host_scope)?,
         helpers: table.helpers.as_ref().map(|names| helpers(source, names)).transpose()?,
         kfuncs: kfuncs.transpose()?,
-        instructions: instructions.transpose()?,
+        instructions: table.instructions.as_ref().map(|_| digests),
+        images,
     })
 }
 
@@ -496,6 +507,7 @@ fn police(
         helpers: table.helpers.as_ref().map(|names| helpers(source, names)).transpose()?,
         kfuncs: kfuncs.transpose()?,
         instructions: None,
+        images: BTreeSet::new(),
     };
     Ok(Police { mode: table.mode, calls })
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::reference::{Reference, is_host_like, is_repository_component, normal_registry};
 use crate::model::text::{is_normal_path, quoted};
@@ -11,7 +11,7 @@ use crate::model::text::{is_normal_path, quoted};
 ///
 /// For registries `*` stands for one whole component and `**` for any number of them, including none. A host path
 /// (`oci:`, `oci-archive:`, `file:`) is literal and covers itself and everything below it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RepositoryPattern(String);
 

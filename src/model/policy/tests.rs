@@ -154,6 +154,11 @@ fn a_proxy_has_presets_names_and_lists_of_functions() {
     assert_eq!(table.delegation.progs, 1 << 1 | 1 << 6);
     assert_eq!(table.helpers, Some([1, 5].into()));
     assert_eq!(table.kfuncs, Some(["bpf_dynptr_slice".to_owned()].into()));
+    let listed = "sha256:0000000000000000000000000000000000000000000000000000000000000007";
+    let rule = format!("proxy = {{ instructions = [\"{listed}\", \"image:ghcr.io/acme/*\", \"image:oci:/srv/x:v1\"] }}");
+    let table = parsed(&rule).unwrap();
+    assert_eq!(table.instructions, Some([listed.parse().unwrap()].into()));
+    assert_eq!(table.images.iter().map(ToString::to_string).collect::<Vec<_>>(), ["ghcr.io/acme/*", "oci:/srv/x:v1"]);
     assert!(parsed("host-scope = true\nproxy = { presets = [\"tracing\"], kfuncs = [\"bpf_rdonly_cast\"] }").is_ok());
     for (rule, part) in [
         ("proxy = [\"network\"]", "\"network\" is not a preset"),
@@ -163,6 +168,7 @@ fn a_proxy_has_presets_names_and_lists_of_functions() {
         ("proxy = { kfuncs = [\"a b\"] }", "\"a b\" is not the name of a kernel function"),
         ("proxy = { kfuncs = [\"bpf_rdonly_cast\"] }", "bpf_rdonly_cast reaches kernel memory; add host-scope = true"),
         ("proxy = { instructions = [\"sha256:0\"] }", "\"sha256:0\" is not sha256: followed by 64 lower-case hex digits"),
+        ("proxy = { instructions = [\"image:acme\"] }", "\"acme\" is not a repository: it must begin with a registry"),
         ("proxy = { links = [] }", "unknown field"),
         ("proxy = true", "a list of presets, or a table"),
     ] {

@@ -161,6 +161,15 @@ pub mod raw_tracepoint {
     pub const PROG_FD: usize = 8;
 }
 
+/// Offsets of BPF_BTF_GET_FD_BY_ID.
+#[allow(missing_docs, reason = "each is the offset of the field with its name")]
+pub mod by_id {
+    pub const ID: usize = 0;
+    pub const NEXT_ID: usize = 4;
+    pub const FLAGS: usize = 8;
+    pub const TOKEN_FD: usize = 12;
+}
+
 /// A command of `enum bpf_cmd` that creates or attaches, or gives a right. Others either need a descriptor or a path
 /// that the caller has, so that the kernel checks the caller, or are refused by the filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -172,19 +181,21 @@ pub enum NotifiedCommand {
     ProgDetach,
     RawTracepointOpen,
     BtfLoad,
+    BtfGetFdById,
     LinkCreate,
     TokenCreate,
 }
 
 impl NotifiedCommand {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::MapCreate,
         Self::ProgLoad,
         Self::ProgAttach,
         Self::ProgDetach,
         Self::RawTracepointOpen,
         Self::BtfLoad,
+        Self::BtfGetFdById,
         Self::LinkCreate,
         Self::TokenCreate,
     ];
@@ -198,6 +209,7 @@ impl NotifiedCommand {
             Self::ProgDetach => 9,
             Self::RawTracepointOpen => 17,
             Self::BtfLoad => 18,
+            Self::BtfGetFdById => 19,
             Self::LinkCreate => 28,
             Self::TokenCreate => 36,
         }
@@ -224,6 +236,7 @@ impl NotifiedCommand {
             Self::ProgAttach | Self::ProgDetach => 32,
             Self::RawTracepointOpen => 24,
             Self::BtfLoad => 40,
+            Self::BtfGetFdById => 16,
             // The largest variant whose layout is known: tcx, netkit and cgroup end with `expected_revision`.
             Self::LinkCreate => 32,
             Self::TokenCreate => 8,
@@ -277,7 +290,7 @@ impl NotifiedCommand {
             Self::ProgLoad => PROG_LOAD,
             Self::BtfLoad => BTF_LOAD,
             Self::RawTracepointOpen => RAW_TRACEPOINT,
-            Self::ProgAttach | Self::ProgDetach | Self::LinkCreate | Self::TokenCreate => &[],
+            Self::ProgAttach | Self::ProgDetach | Self::BtfGetFdById | Self::LinkCreate | Self::TokenCreate => &[],
         }
     }
 }

@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::ProxyRefusal;
 use super::attr::{
-    self, CopiedAttr, ITERATOR, KPROBE_MULTI, NotifiedCommand, UPROBE_MULTI, attach, btf, kprobe_multi, link, map, prog,
+    self, CopiedAttr, ITERATOR, KPROBE_MULTI, NotifiedCommand, UPROBE_MULTI, attach, btf, by_id, kprobe_multi, link, map, prog,
     uprobe_multi,
 };
 use super::usage::{HeldObject, ShownMaps};
 use crate::model::delegation::{Category, Delegation};
 use crate::model::ids::Digest;
 use crate::model::object::MapFacts;
-use crate::model::policy::ContainerLimits;
+use crate::model::policy::{ContainerLimits, RepositoryPattern};
 use crate::model::reach;
 
 /// What the policy allows a container to do through the proxy.
@@ -31,6 +31,9 @@ pub struct ProxyGrant {
     /// The digests of the instructions that may be loaded; None for any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instructions: Option<BTreeSet<Digest>>,
+    /// The verified images whose programs may be loaded besides those.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub images: BTreeSet<RepositoryPattern>,
     /// True if the container may reach beyond itself.
     pub host_scope: bool,
     /// Limits for what it holds.
@@ -61,6 +64,9 @@ pub struct CallCeiling {
     /// See [`ProxyGrant::instructions`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instructions: Option<BTreeSet<Digest>>,
+    /// See [`ProxyGrant::images`].
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub images: BTreeSet<RepositoryPattern>,
 }
 
 impl CallCeiling {
@@ -147,6 +153,8 @@ impl ProxyGrant {
         // Attaching goes with loading: tokens do not have these commands in their masks either.
         let number = match command {
             NotifiedCommand::MapCreate | NotifiedCommand::BtfLoad => command.number(),
+            // Types that the container has loaded, or that its maps have.
+            NotifiedCommand::BtfGetFdById => NotifiedCommand::MapCreate.number(),
             _ => NotifiedCommand::ProgLoad.number(),
         };
         self.has(Category::Cmds, number)
@@ -175,6 +183,7 @@ impl ProxyGrant {
                 match command {
                     NotifiedCommand::MapCreate => self.map_create(attr),
                     NotifiedCommand::ProgLoad => self.prog_load(attr),
+                    NotifiedCommand::BtfGetFdById => btf_get_fd_by_id(attr),
                     NotifiedCommand::BtfLoad => no_token(attr.u32(btf::FLAGS), attr.u32(btf::TOKEN_FD)),
                     _ => Ok(()),
                 }
@@ -248,7 +257,7 @@ impl ProxyGrant {
         Ok(())
     }
 
-    /// Whether a program with these instructions may be loaded.
+    /// Whether a program with these instructions is listed. One that is not may be that of a verified image.
     pub fn check_instructions(&self, program: &str, digest: Digest) -> Result<(), ProxyRefusal> {
         match &self.instructions {
             Some(listed) if !listed.contains(&digest) => {
@@ -355,6 +364,14 @@ fn no_token(flags: u32, token: u32) -> Result<(), ProxyRefusal> {
     if flags & TOKEN_FD != 0 || token != 0 { Err(ProxyRefusal::Token) } else { Ok(()) }
 }
 
+fn btf_get_fd_by_id(attr: &CopiedAttr) -> Result<(), ProxyRefusal> {
+    no_token(attr.u32(by_id::FLAGS), attr.u32(by_id::TOKEN_FD))?;
+    if attr.u32(by_id::NEXT_ID) != 0 || attr.u32(by_id::FLAGS) != 0 {
+        return Err(not_passed_on("types by their id with further fields"));
+    }
+    Ok(())
+}
+
 fn not_passed_on(what: &str) -> ProxyRefusal {
     ProxyRefusal::NotPassedOn { what: what.to_owned() }
 }
@@ -432,7 +449,7 @@ pub fn descriptors(attr: &CopiedAttr) -> Vec<(usize, &'static str)> {
             }
         }
         NotifiedCommand::RawTracepointOpen => found.push((attr::raw_tracepoint::PROG_FD, "a program")),
-        NotifiedCommand::BtfLoad | NotifiedCommand::TokenCreate => {}
+        NotifiedCommand::BtfLoad | NotifiedCommand::BtfGetFdById | NotifiedCommand::TokenCreate => {}
     }
     found
 }

@@ -233,6 +233,7 @@ mod tests {
             helpers: None,
             kfuncs: None,
             instructions: None,
+            images: Default::default(),
             host_scope,
             limits: ContainerLimits::default(),
         }

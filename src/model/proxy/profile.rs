@@ -9,7 +9,7 @@ use crate::model::policy::Engine;
 use crate::model::seccomp::{BpfRule, Seccomp};
 
 /// `listenerMetadata` of our profiles. The number changes with the rules: a profile with older ones is refused.
-pub const METADATA: &str = "bpfman-hook/1";
+pub const METADATA: &str = "bpfman-hook/2";
 
 /// Commands that the caller makes itself, because they need a descriptor or a path that it has, and the kernel checks
 /// its rights: MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, MAP_DELETE_ELEM, MAP_GET_NEXT_KEY, OBJ_PIN, OBJ_GET, PROG_TEST_RUN,

@@ -115,7 +115,7 @@ pub enum ProxyRefusal {
     },
     /// Instructions that the policy does not list.
     #[error(
-        "program {program} has the instructions {digest}, which are not among the instructions under proxy of the container's policy rule; add them there"
+        "program {program} has the instructions {digest}, which are neither listed under instructions of proxy in the container's policy rule nor of a verified image that it names; add them there"
     )]
     UnlistedInstructions {
         /// The program's name.

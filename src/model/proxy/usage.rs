@@ -68,6 +68,9 @@ pub struct HeldObject {
     /// The digest of a program's instructions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// Where a link is attached, as the workload sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
 }
 
 /// Objects of one container that its record lists. Limits hold for more: only a listing is shortened.
@@ -199,7 +202,7 @@ mod tests {
     use super::*;
 
     fn object(kind: UsedKind, id: u32, bytes: u64) -> HeldObject {
-        HeldObject { kind, id, kernel_type: 0, name: String::new(), bytes, digest: None }
+        HeldObject { kind, id, kernel_type: 0, name: String::new(), bytes, digest: None, place: None }
     }
 
     #[test]

@@ -43,6 +43,12 @@ pub struct Recording {
     pub types: Vec<RecordedTypes>,
     /// Where programs were attached.
     pub attachments: Vec<RecordedAttachment>,
+    /// What the proxy refused, one sentence each; empty if nothing was judged.
+    #[serde(default)]
+    pub refused: Vec<String>,
+    /// Calls that are not in it, because they came too fast.
+    #[serde(default)]
+    pub missed: u64,
     /// True if a list had more than the entries that are kept.
     pub shortened: bool,
 }
@@ -121,6 +127,28 @@ impl Recording {
         *calls = calls.saturating_add(1);
     }
 
+    /// Adds a sentence of the proxy.
+    pub fn refuse(&mut self, sentence: &str) {
+        self.shortened |= !add(&mut self.refused, sentence.to_owned());
+    }
+
+    /// Adds what was recorded elsewhere.
+    pub fn merge(&mut self, other: Self) {
+        let Self { calls, perf_events, programs, maps, types, attachments, refused, missed, shortened } = other;
+        for (command, count) in calls {
+            let calls = self.calls.entry(command).or_default();
+            *calls = calls.saturating_add(count);
+        }
+        programs.into_iter().for_each(|program| self.program(program));
+        maps.into_iter().for_each(|map| self.map(map));
+        types.into_iter().for_each(|types| self.types(types));
+        attachments.into_iter().for_each(|attachment| self.attachment(attachment));
+        refused.iter().for_each(|sentence| self.refuse(sentence));
+        self.perf_events = self.perf_events.saturating_add(perf_events);
+        self.missed = self.missed.saturating_add(missed);
+        self.shortened |= shortened;
+    }
+
     /// Adds a program.
     pub fn program(&mut self, program: RecordedProgram) {
         self.shortened |= !add(&mut self.programs, program);
@@ -172,5 +200,19 @@ mod tests {
         assert!(!recording.shortened);
         recording.map(map(ENTRIES_MAX));
         assert_eq!((recording.maps.len(), recording.shortened), (ENTRIES_MAX, true));
+    }
+
+    #[test]
+    fn recordings_of_single_calls_are_joined() {
+        let map = RecordedMap { name: "m".into(), map_type: 1, end: CallEnd::Done, limits: ProxyLimits::default() };
+        let mut call = Recording { missed: 2, perf_events: 1, ..Recording::default() };
+        call.count(0);
+        call.map(map);
+        call.refuse("no");
+        let mut all = Recording::default();
+        all.merge(call.clone());
+        all.merge(call.clone());
+        let expected = Recording { calls: [(0, 2)].into(), missed: 4, perf_events: 2, ..call };
+        assert_eq!(all, expected);
     }
 }

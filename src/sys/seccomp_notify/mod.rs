@@ -17,7 +17,7 @@ use crate::sys::SysError;
 
 pub use caller::{NotifiedThread, thread_runs};
 pub use connection::{Handover, peer_is_root, receive, take_stdin};
-pub use own_filter::{start_observed, was_interrupted};
+pub use own_filter::{notice_interruptions, start_observed, was_interrupted};
 
 /// `AUDIT_ARCH_*` of 64-bit calls on this machine (uapi/linux/audit.h).
 #[cfg(target_arch = "x86_64")]

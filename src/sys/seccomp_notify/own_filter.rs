@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::{NATIVE_ARCH, SYS_BPF, SYS_PERF_EVENT_OPEN, SeccompListener};
 use crate::sys::SysError;
+use crate::sys::context::ProcessContext;
 use crate::sys::sock::{Socket, send_raw};
 
 /// How long the child may take to pass the listener; it has nothing else to do.
@@ -34,25 +35,37 @@ const COMMAND: u32 = 16;
 /// Starts a command whose calls of bpf(2) with a command that is not in `native`, and of perf_event_open(2), are notified
 /// to the returned listener. Calls of other architectures are not.
 ///
+/// With `inside`, the command runs with what another process has, in its pid namespace: the child that is returned waits
+/// for it there, and ends with its status.
+///
 /// Needs CAP_SYS_ADMIN, because the command keeps its right to set-user-id programs. SIGINT and SIGQUIT, which a terminal
 /// sends to both processes, end only the command; later ones are told by [`was_interrupted`].
 ///
 /// # Errors
 /// If it cannot be started, or the filter cannot be installed: EBUSY if a filter with a listener applies already.
-pub fn start_observed(words: &[OsString], native: &[u32]) -> Result<(Child, SeccompListener), SysError> {
+pub fn start_observed(
+    words: &[OsString],
+    native: &[u32],
+    inside: Option<ProcessContext>,
+) -> Result<(Child, SeccompListener), SysError> {
     let shown = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let (ours, theirs) = Socket::pair()?;
     let filter = filter(native);
     let mut command = Command::new(words.first().map(OsString::as_os_str).unwrap_or_default());
     command.args(words.iter().skip(1));
+    if let Some(inside) = &inside {
+        command.env_clear().envs(inside.environment().iter().map(|(key, value)| (key, value)));
+    }
+    let prepare = move || {
+        inside.as_ref().map_or(Ok(()), ProcessContext::enter)?;
+        // While it may: without CAP_SYS_ADMIN it would also need no_new_privs.
+        install(&filter, theirs.as_fd())?;
+        inside.as_ref().map_or(Ok(()), ProcessContext::restrict)
+    };
     // SAFETY: the closure runs between fork and exec. It makes system calls on memory that was allocated before the fork,
     // and does not allocate.
-    unsafe { command.pre_exec(move || install(&filter, theirs.as_fd())) };
-    for signal in [libc::SIGINT, libc::SIGQUIT] {
-        let handler = note_interruption as extern "C" fn(libc::c_int);
-        // SAFETY: the handler only stores to an atomic, which is safe in signal context. exec resets it in the child.
-        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
-    }
+    unsafe { command.pre_exec(prepare) };
+    notice_interruptions();
     let mut child = command.spawn().map_err(SysError::io("run", shown))?;
     // Closes our copy of the child's end, so that a child that failed is the end of the stream.
     drop(command);
@@ -76,6 +89,15 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn note_interruption(_signal: libc::c_int) {
     INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Makes SIGINT and SIGQUIT known to [`was_interrupted`], instead of ending this process.
+pub fn notice_interruptions() {
+    for signal in [libc::SIGINT, libc::SIGQUIT] {
+        let handler = note_interruption as extern "C" fn(libc::c_int);
+        // SAFETY: the handler only stores to an atomic, which is safe in signal context. exec resets it in a child.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
 }
 
 /// True if SIGINT or SIGQUIT came since this was last asked.

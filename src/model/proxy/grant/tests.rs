@@ -5,7 +5,15 @@ use crate::model::delegation::Preset;
 
 fn grant(presets: &[Preset], host_scope: bool) -> ProxyGrant {
     let delegation = presets.iter().fold(Delegation::default(), |all, preset| all.union(preset.delegation()));
-    ProxyGrant { delegation, helpers: None, kfuncs: None, instructions: None, host_scope, limits: ContainerLimits::default() }
+    ProxyGrant {
+        delegation,
+        helpers: None,
+        kfuncs: None,
+        instructions: None,
+        images: BTreeSet::new(),
+        host_scope,
+        limits: ContainerLimits::default(),
+    }
 }
 
 fn attr(command: NotifiedCommand, fields: &[(usize, u32)]) -> CopiedAttr {
@@ -228,12 +236,13 @@ fn fuzz_arguments_are_judged_without_a_panic() {
         helpers: None,
         kfuncs: None,
         instructions: None,
+        images: BTreeSet::new(),
         host_scope,
         limits,
     });
     let mut accepted = 0;
     for _ in 0..200_000 {
-        let command = NotifiedCommand::ALL[random.below(8)];
+        let command = NotifiedCommand::ALL[random.below(NotifiedCommand::ALL.len())];
         let mut bytes = vec![0; random.below(attr::ATTR_SIZE + 16)];
         for _ in 0..random.below(8) {
             let length = bytes.len();
