@@ -20,7 +20,7 @@ use crate::proxy::{policy, proxied_program};
 use crate::support::bpf_proxy::compiled;
 use crate::support::kernel::{cgroup2, processes_of};
 use crate::support::lab::{BINARY, Lab};
-use crate::support::process::{ended, eventually, tool};
+use crate::support::process::{Running, ended, eventually, tool};
 use crate::support::runtime::Runtime;
 use crate::world::World;
 
@@ -29,6 +29,9 @@ crate::cases![random_calls_leave_the_proxy_and_the_host_unharmed];
 /// What one proxy may use at most. A call has at most 8 MB of instructions, 16 MiB of log and of BTF, and three times 16
 /// MiB of records, each of which is copied once more for the kernel.
 const MEMORY_MAX_KB: u64 = 256 << 10;
+
+/// Timeout of an exec that calls for two seconds: the container's own calls go on, and an emulated machine is slow.
+const EXEC: Duration = Duration::from_secs(300);
 
 fn fuzzer() -> &'static Path {
     static FUZZER: OnceLock<PathBuf> = OnceLock::new();
@@ -129,8 +132,10 @@ fn random_calls_leave_the_proxy_and_the_host_unharmed(world: &mut World) {
         assert!(begun.elapsed().as_secs() < seconds * 2 + 120, "the fuzzer does not end: {}", running.stderr());
         // The last one ends before the container does.
         if execs < seconds / 5 && begun.elapsed().as_secs() + 5 < seconds {
-            let exec =
-                ended(&mut Runtime::Runc.command(&world.lab, &["exec", &bundle.id, "/fuzz", "2", &(seed + execs).to_string()]));
+            let words = ["exec", &bundle.id, "/fuzz", "2", &(seed + execs).to_string()];
+            let mut exec = Running::start(&mut Runtime::Runc.command(&world.lab, &words));
+            eventually("the end of an exec", EXEC, || exec.has_ended().then_some(()));
+            let exec = exec.finish();
             let is_over = running.has_ended() || begun.elapsed().as_secs() >= seconds;
             assert!(exec.stdout.contains("fuzz ") || is_over, "{} {}", exec.stdout, exec.stderr);
             execs += 1;
