@@ -26,22 +26,31 @@ const IMAGES_MAX: usize = 256;
 /// [`crate::kernel::in_call_order`].
 pub type VerifiedProgram = (u32, Digest);
 
-/// The programs of the images that the patterns cover: those in the cache, and host paths, which a pattern
-/// names in whole. An image counts if a signature satisfies an image rule of the policy. Images that do not, and programs
-/// that this version's loader cannot link, are left out; a warning says why.
-pub fn find(paths: &Paths, patterns: &BTreeSet<RepositoryPattern>) -> BTreeSet<VerifiedProgram> {
+/// What the images give that the patterns cover.
+#[derive(Debug, Default)]
+pub struct FoundPrograms {
+    /// The programs.
+    pub programs: BTreeSet<VerifiedProgram>,
+    /// Why images give none, one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// The programs of the images that the patterns cover: those in the cache, and host paths, which a pattern names in whole. An
+/// image counts if a signature satisfies an image rule of the policy. Programs that this version's loader cannot link are
+/// left out.
+pub fn find(paths: &Paths, patterns: &BTreeSet<RepositoryPattern>) -> FoundPrograms {
+    let mut found = FoundPrograms::default();
     let policy = match policy_files::load(paths) {
         Ok(policy) => policy,
         Err(error) => {
-            tracing::warn!("no program of a verified image may be loaded: {}", chain(&error));
-            return BTreeSet::new();
+            found.problems.push(format!("no program of a verified image may be loaded: {}", chain(&error)));
+            return found;
         }
     };
     let images = LinuxImages::new(&paths.cache, Path::new("/"));
     let (deadline, registries) = (Instant::now() + PATIENCE, RegistryConfig::default());
     let kernel = fs::read(KERNEL_BTF).unwrap_or_default();
-    let mut found = BTreeSet::new();
-    for reference in covered(images.cache(), patterns) {
+    for reference in covered(images.cache(), patterns, &mut found.problems) {
         let rules: Vec<_> = policy.policy.images.iter().filter(|rule| rule.repository.matches(&reference)).collect();
         let fetched = images.fetch(&Want {
             reference: &reference,
@@ -54,30 +63,32 @@ pub fn find(paths: &Paths, patterns: &BTreeSet<RepositoryPattern>) -> BTreeSet<V
             tenant: "",
             in_use: InUse::NONE,
         });
-        match fetched {
+        let why = match fetched {
             Ok(bytecode) if matches!(bytecode.verdict, ImageVerdict::Verified { .. }) => {
                 let programs = programs_in_call_order(&bytecode.object, &kernel);
-                found.extend(programs.iter().map(|(program_type, code)| (*program_type, image::hash(code))));
+                found.programs.extend(programs.iter().map(|(program_type, code)| (*program_type, image::hash(code))));
+                continue;
             }
-            Ok(_) => tracing::warn!(image = %reference, "its programs may not be loaded: it is not signed"),
-            Err(error) => tracing::warn!(image = %reference, "its programs may not be loaded: {}", chain(&error)),
-        }
+            Ok(_) => "it is not signed".to_owned(),
+            Err(error) => chain(&error),
+        };
+        found.problems.push(format!("programs of {reference} may not be loaded: {why}"));
     }
     found
 }
 
 /// The references that the patterns cover.
-fn covered(cache: &Cache, patterns: &BTreeSet<RepositoryPattern>) -> Vec<Reference> {
+fn covered(cache: &Cache, patterns: &BTreeSet<RepositoryPattern>, problems: &mut Vec<String>) -> Vec<Reference> {
     let host = patterns.iter().filter(|pattern| pattern.names_host_path());
     let mut found: Vec<Reference> = host.filter_map(|pattern| Reference::parse(&pattern.to_string()).ok()).collect();
     let cached = cache.images().unwrap_or_else(|error| {
-        tracing::warn!("the image cache cannot be read: {}", chain(&error));
+        problems.push(chain(&error));
         Vec::new()
     });
     let cached = cached.iter().filter_map(|image| Reference::parse(&image.reference).ok());
     found.extend(cached.filter(|reference| patterns.iter().any(|pattern| pattern.matches(reference))));
     if found.len() > IMAGES_MAX {
-        tracing::warn!("{} images may give programs to a container; only {IMAGES_MAX} are looked at", found.len());
+        problems.push(format!("{} images may give programs; only {IMAGES_MAX} are looked at", found.len()));
         found.truncate(IMAGES_MAX);
     }
     found

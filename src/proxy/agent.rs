@@ -139,6 +139,7 @@ impl Agent {
         self.answer(listener, &caller, copied, notified.id, outcome);
         if let Some(granted) = &mut self.granted {
             self.account.made(&granted.container, std::mem::take(&mut granted.unreported));
+            std::mem::take(&mut granted.unnoted).iter().for_each(|problem| self.account.note(problem));
         }
     }
 

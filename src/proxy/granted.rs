@@ -1,6 +1,6 @@
 //! The container of a listener: its grant, and what it has used of it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::image;
 use crate::kernel::{FunctionTypes, GrantedKfuncs, KERNEL_BTF, in_call_order, is_trial, kernel_symbol};
 use crate::lifecycle::proxy::{self, ProxiedContainer};
 use crate::lifecycle::proxy_account::ProxyAccount;
-use crate::lifecycle::verified_programs::{self, VerifiedProgram};
+use crate::lifecycle::verified_programs::{self, FoundPrograms};
 use crate::model::ids::ContainerId;
 use crate::model::proxy::usage::{HeldObject, UsedKind};
 use crate::model::proxy::{ProxyRefusal, ProxyUsage};
@@ -37,7 +37,9 @@ pub(super) struct GrantedContainer {
     /// BTF.
     pub(super) types: Option<(u32, FunctionTypes)>,
     /// The programs of the verified images that the grant names, and when they were looked up.
-    verified: Option<(Instant, BTreeSet<VerifiedProgram>)>,
+    verified: Option<(Instant, FoundPrograms)>,
+    /// Why images that the grant names give no programs, if that has not been noted yet.
+    pub(super) unnoted: Vec<String>,
     paths: Paths,
     /// Names in the kernel's BTF that refusals needed.
     names: HashMap<u32, Option<String>>,
@@ -79,6 +81,7 @@ impl GrantedContainer {
             usage,
             types: None,
             verified: None,
+            unnoted: Vec::new(),
             paths: paths.clone(),
             names: HashMap::new(),
             cpus: cpus::possible(),
@@ -177,10 +180,20 @@ impl GrantedContainer {
         }
         let Some(ordered) = in_call_order(code) else { return false };
         let program = (program_type, image::hash(&ordered));
-        let known = self.verified.take().filter(|(at, known)| known.contains(&program) || at.elapsed() < LOOKED_UP);
-        let (_, known) =
-            self.verified.insert(known.unwrap_or_else(|| (Instant::now(), verified_programs::find(&self.paths, images))));
-        known.contains(&program)
+        let (known, problems) = match self.verified.take() {
+            Some((at, known)) if known.programs.contains(&program) || at.elapsed() < LOOKED_UP => {
+                (Some((at, known)), Vec::new())
+            }
+            Some((_, known)) => (None, known.problems),
+            None => (None, Vec::new()),
+        };
+        let (_, known) = self.verified.insert(known.unwrap_or_else(|| {
+            let found = verified_programs::find(&self.paths, images);
+            // The log has each once, not every time that the container asks.
+            self.unnoted.extend(found.problems.iter().filter(|problem| !problems.contains(problem)).cloned());
+            (Instant::now(), found)
+        }));
+        known.programs.contains(&program)
     }
 
     /// The name of a function or variable of the kernel, by its id in the kernel's BTF.
