@@ -18,9 +18,11 @@ DIST    := $(OUT)/$(TARGET)/dist/bpfman-hook
 # For which machines `make dist` makes packages, and where.
 ARCHES   ?= x86_64 aarch64
 PACKAGES := $(OUT)/packages
-# No directory of this machine is in the program: the same sources give the same bytes anywhere.
-DISTFLAGS = --profile dist --locked --target $(TARGET) --config "target.$(TARGET).rustflags=[$(REMAP)]"
-REMAP    := '--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo', '--remap-path-prefix=$(CURDIR)=/source', '--remap-path-prefix=$(abspath $(OUT))=/out'
+# No directory of this machine is in the program, by rustc or by the C compiler: the same sources give the same bytes anywhere.
+HOME_OF_CARGO := $(or $(CARGO_HOME),$(HOME)/.cargo)
+REMAP     := '--remap-path-prefix=$(HOME_OF_CARGO)=/cargo', '--remap-path-prefix=$(CURDIR)=/source', '--remap-path-prefix=$(abspath $(OUT))=/out'
+DISTFLAGS := --profile dist --locked --target $(TARGET) --config "target.$(TARGET).rustflags=[$(REMAP)]"
+dist-program order test-dist bench: export CFLAGS += -ffile-prefix-map=$(HOME_OF_CARGO)=/cargo -ffile-prefix-map=$(abspath $(OUT))=/out
 SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/recipes/build.sh tests/demo/demo.sh tests/demo/image.sh packaging/build.sh packaging/cross.sh $(addprefix packaging/package/,after-install before-remove after-remove release-later) $(wildcard tests/docs/*.sh tests/grafana/*.sh tests/packages/*.sh tests/bpf/*.sh tests/clients/*.sh tests/lsm/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
 
 .DEFAULT_GOAL := build
