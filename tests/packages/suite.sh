@@ -113,8 +113,13 @@ fresh() {
   mkdir "$root/dev/pts" "$root/dev/shm" "$root/dev/net"
   mount -t devpts -o newinstance,ptmxmode=666 devpts "$root/dev/pts"
   mount -t tmpfs tmpfs "$root/run"
+  # What maintainers' scripts make, where a tree of packages is the root.
+  [ -e "$root/usr/bin/sh" ] || ln -s bash "$root/usr/bin/sh"
+  [ -e "$root/etc/hosts" ] || echo '127.0.0.1 localhost' >"$root/etc/hosts"
+  [ -e "$root/etc/passwd" ] || printf 'root:x:0:0:root:/root:/bin/bash\n' >"$root/etc/passwd"
+  [ -e "$root/etc/group" ] || printf 'root:x:0:\ndocker:x:990:\n' >"$root/etc/group"
   # Settings of a machine without systemd and with few privileges; hooks, annotations and images are not among them.
-  mkdir -p "$root/etc/containers" "$root/root"
+  mkdir -p "$root/etc/containers" "$root/root" "$root/usr/local/bin"
   cat >"$root/etc/containers/containers.conf" <<'CONF'
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
