@@ -37,7 +37,7 @@ bpfman-hook load file --path /demo.o --attach 'xdp:count_packets iface=lo' --app
 ping -c 2 -q 127.0.0.1
 bpfman-hook list links && said links listed
 bpfman-hook unload --application try && said unloaded
-bpfman-hook token create --exec --delegate networking -- /bin/bpfman-hook token probe && said token used
+bpfman-hook token create --exec --delegate sockets -- /bin/bpfman-hook token probe && said token used
 poweroff -f
 INIT
 chmod 755 "$work/root/init"
