@@ -4,6 +4,8 @@
 
 #[path = "support/fake.rs"]
 mod fake;
+#[path = "lifecycle/gated.rs"]
+mod gated;
 #[path = "lifecycle/by_hand.rs"]
 mod manual;
 #[path = "lifecycle/policed.rs"]

@@ -337,7 +337,7 @@ fn give(pins: &Path, rules: &GateRules, own: &[ExecutableDigest]) -> Result<(), 
     let [list, settings, cgroups] = [EXECUTABLES, SETTINGS, CGROUPS].map(|name| open(pins, name));
     let (list, settings, cgroups) = (list?, settings?, cgroups?);
     let ids = map_names(rules.keyring.is_some())
-        .map(|name| Ok(bpf::map_id(open(pins, name)?.as_fd()).map_err(failed("read", &pins.join(name)))?));
+        .map(|name| bpf::map_id(open(pins, name)?.as_fd()).map_err(failed("read", &pins.join(name))));
     let ids = ids.collect::<Result<Vec<u32>, KernelError>>()?;
     let wanted = rules.executables.clone().unwrap_or_default();
     let change = |doing| failed(doing, &pins.join(EXECUTABLES));

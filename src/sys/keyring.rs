@@ -20,7 +20,7 @@ const READ_ONLY: u32 = 0x0b0b_0000;
 /// returns its serial number. Nobody can add a key to it. One of the same name that was there is replaced.
 ///
 /// # Errors
-/// EBADMSG if a certificate is malformed, ENOPKG if the kernel has no algorithm for its key, EKEYREJECTED if it is on the
+/// EBADMSG if a certificate is malformed, ENOPKG or ENOENT if the kernel has no algorithm for its key, EKEYREJECTED if it is on the
 /// kernel's list of revoked ones, ENODEV without CONFIG_ASYMMETRIC_KEY_TYPE.
 pub fn make(name: &CStr, certificates: &[Vec<u8>]) -> Result<i32, SysError> {
     let failed = |doing: &'static str| SysError::io(doing, name.to_string_lossy());

@@ -115,8 +115,13 @@ fn only_programs_of_the_nodes_keyring_are_accepted() {
     let bed = Bed::new();
     let directory = bed.bpffs.path().join("gate");
     gate_exemption::install(directory.clone());
-    let [node, mine] = [(c"bpfman-hook-gate", SIGNER), (c"bpfman-hook-mine", OTHER)]
-        .map(|(name, key)| keyring::make(name, &blocks(key, "CERTIFICATE")).unwrap());
+    let serials = || {
+        [(c"bpfman-hook-gate", SIGNER), (c"bpfman-hook-mine", OTHER)]
+            .map(|(name, key)| keyring::make(name, &blocks(key, "CERTIFICATE")).unwrap())
+    };
+    // A kernel that does not check signatures may have no algorithm for the keys either.
+    let is_checked = !matches!(features::probe(Feature::ProgramSignatures), Support::No(_));
+    let [node, mine] = if is_checked { serials() } else { [1, 2] };
     let rules = GateRules { enforce: true, seconds: None, executables: None, containers: false, keyring: Some(node) };
     if !put_in_force(&directory, &rules) {
         assert!(!gate::is_in_force(&directory) && !gate::is_pinned(&directory));

@@ -29,8 +29,11 @@ fn signed(object: &[u8], key: &[u8]) -> Vec<u8> {
 }
 
 fn require(bed: &Bed) {
-    let serial = keyring::make(c"bpfman-hook-test", &blocks(SIGNER, "CERTIFICATE")).unwrap();
-    assert!(keyring::exists(serial));
+    let serial = match features::probe(Feature::ProgramSignatures) {
+        // Such a kernel may have no algorithm for the key either, and never looks at the keyring.
+        Support::No(_) => 1,
+        _ => keyring::make(c"bpfman-hook-test", &blocks(SIGNER, "CERTIFICATE")).unwrap(),
+    };
     bed.set_signing(KernelSigning { rule: KernelSigned::Required, keyring: Some(serial) });
 }
 
@@ -153,15 +156,16 @@ fn an_exclusive_map_is_for_one_program() {
         // User space keeps its access.
         bpf::map_lookup(map.as_fd(), &[0; 4]).unwrap();
     }
-    let counter = with_signatures(&object("counter"), &exclusive("counter")).unwrap();
-    let functions: Vec<String> = signable(&counter).unwrap().into_iter().map(|program| program.function).collect();
-    let wanted: Vec<Wanted<'_>> =
-        functions.iter().map(|function| Wanted { function, kind: ProgramKind::Xdp, attach: 37, target: None }).collect();
-    let said = refusal(bed.load(&counter, Scope::Host, &wanted, &[]));
-    let programs = functions.join(" and ");
-    assert_eq!(
-        said,
-        format!("map counter is for one program only (image sign --exclusive-map), and {programs} use it; load one of them")
-    );
+    let core = with_signatures(&object("core"), &exclusive("found")).unwrap();
+    let wanted = ["read_task", "read_never"].map(|function| Wanted {
+        function,
+        kind: ProgramKind::RawTracepoint,
+        attach: 0,
+        target: None,
+    });
+    let said = refusal(bed.load(&core, Scope::Host, &wanted, &[]));
+    let expected = "map found is for one program only (image sign --exclusive-map), and read_task and read_never use it; load \
+                    one of them";
+    assert_eq!(said, expected);
     bed.end();
 }

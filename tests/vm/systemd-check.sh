@@ -84,8 +84,8 @@ runc run --bundle /bundle next </dev/null >/run/web.out 2>&1 || true
 is "a map of the next container" "$(hear map)" "0 0"
 eventually "processes at the end" running 0
 is "units that are left" "$(systemctl list-units --all --no-legend --plain "$unit" | wc -l)" 0
-bpfman-hook uninstall --proxy >/dev/null
 bpfman-hook gate status | grep '^allowed: ' || fail "the gate saw nothing: $(bpfman-hook gate status)"
 bpfman-hook gate unload
+bpfman-hook uninstall --proxy >/dev/null
 is "the socket after uninstall" "$(systemctl is-active bpfman-hook-proxy.socket || true)" inactive
 echo "all is as it should be"

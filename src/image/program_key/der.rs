@@ -26,8 +26,11 @@ pub(super) fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// The first value: its tag, its content, all of its bytes, and what follows.
-pub(super) fn first(bytes: &[u8]) -> Option<(u8, &[u8], &[u8], &[u8])> {
+/// A value: its tag, its content, all of its bytes, and what follows.
+type DerValue<'b> = (u8, &'b [u8], &'b [u8], &'b [u8]);
+
+/// The first value.
+pub(super) fn first(bytes: &[u8]) -> Option<DerValue<'_>> {
     let (tag, rest) = bytes.split_first()?;
     let (length, rest) = rest.split_first()?;
     let (length, rest) = match length {

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::kernel::{Feature, Support, features};
 use crate::lifecycle::program_keyring;
 use crate::paths::Paths;
 use crate::setup::error::InstallError;
@@ -21,6 +22,10 @@ pub(crate) fn pieces(place: &InstallRoot) -> [(PathBuf, String); 1] {
 pub(crate) fn install(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let paths = place.own_root().map_or_else(Paths::system, Paths::below);
     if place.is_staged() || !program_keyring::has_certificates(&paths) {
+        return Ok(());
+    }
+    if let Support::No(why) = features::probe(Feature::ProgramSignatures) {
+        work.step("advise", format!("no keyring for programs: this kernel does not check their signatures ({why})"), true);
         return Ok(());
     }
     if !work.dry_run {
