@@ -123,8 +123,8 @@ test-containerd: root
 	77) echo "SKIPPED: the tests on containerd did not run: $$reason" >&2 ;; \
 	*) echo "$$reason" >&2; exit $$status ;; esac
 
-# The tests of attach types under Debian's 6.1, 6.12 and 7.2 in QEMU: kprobes, fentry, LSM and old kernels, whatever this machine's
-# kernel has. About two minutes; the first time fetches some 360 MB into the user's cache directory (VM_DIR). A machine that cannot
+# The tests of attach types, of the guard and of policing under Debian's 6.1, 6.12 and 7.2 in QEMU: kprobes, fentry, LSM and old
+# kernels, whatever this machine's kernel has. Some minutes; the first time fetches some 360 MB into the user's cache directory (VM_DIR). A machine that cannot
 # fetch them says so and goes on.
 test-vm: build
 	of() { $(CARGO) test $(FLAGS) --test "$$1" --no-run --message-format=json | sed -n "s|.*\"executable\":\"\([^\"]*/$$1-[^\"]*\)\".*|\1|p"; }; \
@@ -164,13 +164,16 @@ check: setup build
 # What is measured, and against what: benches/README.md. ACCEPT=1 makes the ratios those that later runs are compared with.
 bench: root dist-program
 	mkdir -p $(OUT)/bench
-	for program in f0 f1 f2 run container proxy; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
+	for program in f0 f1 f2 run container proxy police; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
 	python3 benches/bench.py --binary $(DIST) --floors $(OUT)/bench $(BENCH) $(if $(ACCEPT),--accept)
 	python3 benches/images.py --binary $(DIST) --floors $(OUT)/bench $(BENCH_IMAGES) $(if $(ACCEPT),--accept)
 	helper=$$($(CARGO) build $(DISTFLAGS) --bench manual --message-format=json | sed -n 's|.*"executable":"\([^"]*/manual-[^"]*\)".*|\1|p') && \
 	python3 benches/manual.py --binary $(DIST) --helper "$$helper" --floors $(OUT)/bench $(BENCH_MANUAL) $(if $(ACCEPT),--accept)
 	python3 benches/nri.py --binary $(DIST) $(BENCH_NRI) $(if $(ACCEPT),--accept)
 	python3 benches/proxy.py --binary $(DIST) --floors $(OUT)/bench $(BENCH_PROXY) $(if $(ACCEPT),--accept)
+	python3 benches/police.py --binary $(DIST) --floors $(OUT)/bench $(BENCH_POLICE) $(if $(ACCEPT),--accept)
+	! tests/vm/vm.sh check >/dev/null || tests/vm/vm.sh run 7.2 -s / -m 2048 -t 600 -- sh /host$(CURDIR)/tests/vm/guest-host.sh -- \
+		python3 $(CURDIR)/benches/police.py --binary $(abspath $(DIST)) --floors $(abspath $(OUT))/bench --runs 3 --calls 200
 	if tests/lab/containerd/packages.sh >/dev/null; then $(CARGO) test $(FLAGS) --test containerd measure:: -- --ignored --nocapture; fi
 
 # Rebuilds the test objects; `make bpf BPF=--check` compares instead.

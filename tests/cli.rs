@@ -393,6 +393,18 @@ fn policy_commands_distinguish_invalid_from_refused() {
     let foreign = explain("example.com/a=b");
     assert_eq!(status(&foreign), 2, "bad usage");
     assert_one_line(&foreign);
+    // Policing needs no annotation.
+    let none = run(&["policy", "explain", "--root", path]);
+    assert_eq!(status(&none), 2, "no rule polices it");
+    assert_one_line(&none);
+    let rule = "[[container]]\npolice = { mode = \"warn\", cmds = [\"map_create\"], maps = [\"array\"], kfuncs = [] }\n";
+    fs::write(etc.join("policy.toml"), rule).unwrap();
+    let explained = run(&["policy", "explain", "--root", path]);
+    assert_eq!(status(&explained), 0, "{explained:?}");
+    assert!(text(&explained.stdout).contains("police      warn\nallows      cmds map_create\n"), "{explained:?}");
+    let checked = run(&["policy", "check", "--root", path]);
+    let polices = "; polices: warn, allows cmds map_create, maps array, kfuncs none\n";
+    assert!(text(&checked.stdout).contains(polices), "{checked:?}");
 }
 
 #[test]

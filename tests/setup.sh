@@ -2,7 +2,7 @@
 # setup.sh [PACKAGE...]   installs what the tests and checks need and this machine lacks; without arguments, all of it.
 
 [ $# -gt 0 ] || set -- gcc libc6-dev git runc crun podman conmon uidmap busybox-static bpftool iproute2 openssl strace util-linux \
-    clang llvm libbpf-dev shellcheck python3 python3-grpcio python3-venv systemd binutils docker-registry skopeo containernetworking-plugins \
+    clang llvm libbpf-dev xdp-tools shellcheck python3 python3-grpcio python3-venv systemd binutils docker-registry skopeo containernetworking-plugins \
     apparmor checkpolicy semodule-utils rpm mmdebstrap jq
 
 missing=

@@ -452,7 +452,7 @@ pub struct PolicyCheckArgs {
 #[derive(Debug, Clone, Args)]
 pub struct PolicyExplainArgs {
     /// An annotation of the request; the prefix hook.bpfman.io/ may be omitted
-    #[arg(short, long = "annotation", value_name = "KEY=VALUE", required = true, value_parser = key_value)]
+    #[arg(short, long = "annotation", value_name = "KEY=VALUE", value_parser = key_value)]
     pub annotations: Vec<(String, String)>,
     /// The container engine: containerd, cri-o, podman or oci
     #[arg(long, value_name = "ENGINE", default_value = "oci", value_parser = engine)]

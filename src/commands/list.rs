@@ -9,6 +9,7 @@ use serde::ser::{SerializeSeq as _, Serializer as _};
 use crate::commands::get::OtherProgram;
 use crate::lifecycle::health::{Health, OwnerProblem};
 use crate::model::ids::OwnerNo;
+use crate::model::police::{CountedCall, PoliceMode, PoliceRecord, times};
 use crate::model::proxy::usage::UsedKind;
 use crate::model::record::{Owner, OwnerRecord};
 use crate::output::Cut;
@@ -336,6 +337,7 @@ fn tree<'a>(view: &OwnerView, pods: impl Iterator<Item = &'a OwnerView<'a>>, det
         let branch = format!("proxy of bpf(2) ({} scope): {} loaded by the workload", word(&proxy.scope), proxy.objects.len());
         branches.push((branch, processes.chain(objects).collect()));
     }
+    branches.extend(view.police.map(|police| police_branch(police, detail)));
     let last = branches.len();
     for (n, (branch, leaves)) in branches.iter().enumerate() {
         let (elbow, trunk) = if n + 1 == last { ("└─", "  ") } else { ("├─", "│ ") };
@@ -359,6 +361,22 @@ fn program_branch(program: &ProgramView, whose: &str) -> (String, Vec<String>) {
     );
     let links = program.links.iter().map(|l| format!("link {} on {}", id(l.id), printable(&l.place())));
     (title, links.collect())
+}
+
+fn police_branch(police: &PoliceRecord, detail: Detail) -> (String, Vec<String>) {
+    let verb = match police.mode {
+        PoliceMode::Warn => "not allowed",
+        PoliceMode::Enforce => "refused",
+    };
+    let refused =
+        |call: &CountedCall| format!("{} {}: {verb}, {}", call.set.noun(), printable(&call.name), times(call.refused));
+    let leaves = police.refused.iter().filter(|_| detail == Detail::Whole).map(refused).collect();
+    let kinds = match police.refused.len() {
+        0 => "nothing".to_owned(),
+        1 => "one name".to_owned(),
+        n => format!("{n} names"),
+    };
+    (format!("policed ({}): {kinds} {verb}", police.mode), leaves)
 }
 
 fn process_leaf(process: &ProxyProcessView) -> String {
@@ -421,6 +439,7 @@ pub(super) mod tests {
                     "init": {"pid": 500, "start_time": 7}, "holds": [4],
                     "workload": workload([Some("shop"), Some("front"), Some("web")]),
                     "bpffs": {"path": "/sys/fs/bpf", "delegation": null},
+                    "police": {"mode": "enforce", "refused": [{"set": "progs", "name": "kprobe", "seen": 3, "refused": 3, "probes": 1}]},
                 })),
                 "images": [image(json!({"verdict": "verified", "by": "/etc/k\u{1b}.pub", "layout": "bundle"}))],
                 "programs": [{"pin": "prog_0", "function": "out", "kind": "cgroup_skb", "scope": "container", "image": 0, "state": {"loaded": 71}}],
@@ -482,12 +501,15 @@ web  ready  containerd  shop/front/web  pid 500
 ├─ program 72 xdp count of the pod  [oci:/images/count:v1, accepted unsigned]
 │  └─ link 82 on eth0 in generic mode (skb)
 ├─ map 62 state
-└─ bpffs /sys/fs/bpf (private)
-   └─ map 61 packets as pkts (ro)
+├─ bpffs /sys/fs/bpf (private)
+│  └─ map 61 packets as pkts (ro)
+└─ policed (enforce): one name refused
 bad  failed  containerd
 └─ failed: attach xdp?to eth7: no such interface
 ";
         assert_eq!(text, expected);
+        let web = inspect(&seen(&Health::default()), "web", ListFormat::Table).unwrap();
+        assert!(web.ends_with("refused\n   └─ program type kprobe: refused, 3 times\n"), "{web}");
         let whole = inspect(&seen(&Health::default()), "bad", ListFormat::Table).unwrap();
         assert!(whole.ends_with("no such interface\n   └─ R1 !read_ok\n"), "{whole}");
     }

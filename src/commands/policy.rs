@@ -56,6 +56,9 @@ pub struct CheckedContainerRule {
     /// The most that it allows through the proxy of bpf(2); absent if nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
+    /// How its containers' own bpf(2) calls are policed; absent if they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub police: Option<String>,
 }
 
 /// Checks a draft, or the installed policy if there is none.
@@ -100,7 +103,7 @@ fn registry_problem(paths: &Paths) -> Option<String> {
 }
 
 /// Explains what the installed policy grants to a request; annotation keys may omit our prefix. None if no annotation
-/// is ours.
+/// is ours and no rule polices the container.
 ///
 /// # Errors
 /// Anything that makes the policy refuse every request: exit status 2.
@@ -149,7 +152,7 @@ pub fn run_explain(paths: &Paths, args: &PolicyExplainArgs) -> Result<ExitCode, 
         runtime_user: args.runtime_user,
         userns: args.userns,
     };
-    let none = "explain the request: none of these annotations applies to this container; see docs/annotations.md";
+    let none = "explain the request: no annotation applies to this container, and no rule polices it; see docs/annotations.md";
     let explanation = explain(paths, &facts, &args.annotations)
         .map_err(CommandError::of_input)?
         .ok_or_else(|| CommandError::bad_input(none))?;
@@ -182,6 +185,7 @@ impl CheckedContainerRule {
             host_scope: rule.host_scope,
             delegates: rule.delegate.to_string(),
             proxy: (!rule.proxy.is_empty()).then(|| rule.proxy.delegation.to_string()),
+            police: rule.police.as_ref().map(ToString::to_string),
         }
     }
 }
@@ -201,7 +205,13 @@ impl fmt::Display for CheckReport {
             let programs = if rule.programs.is_empty() { "no programs".to_owned() } else { rule.programs.join(" ") };
             let scope = if rule.host_scope { ", host scope" } else { "" };
             let proxy = rule.proxy.as_ref().map_or_else(String::new, |proxy| format!("; by proxy {proxy}"));
-            writeln!(f, "container   {}: {}: {programs}{scope}; delegates {}{proxy}", rule.rule, rule.matches, rule.delegates)?;
+            let police = rule.police.as_ref().map_or_else(String::new, |police| format!("; polices: {police}"));
+            let delegates = &rule.delegates;
+            writeln!(
+                f,
+                "container   {}: {}: {programs}{scope}; delegates {delegates}{proxy}{police}",
+                rule.rule, rule.matches
+            )?;
         }
         let ContainerLimits { programs, links, map_memory } = self.limits;
         writeln!(f, "limits      {programs} programs, {links} links, {map_memory} bytes of maps")?;

@@ -130,7 +130,7 @@ pub fn feature(kernel: &impl Kernel, feature: Feature) -> Finding {
         Feature::PerfLink => "tracepoints and probes are refused",
         Feature::Btf => "objects with CO-RE relocations are refused",
         Feature::Tracing => "fentry and fexit programs are refused",
-        Feature::Lsm => "LSM programs are refused",
+        Feature::Lsm => "LSM programs, the guard of tokens and policing are refused",
         Feature::Kprobe => "kprobes are refused",
         Feature::Uprobe => "uprobes are refused",
         Feature::ProgramSignatures => "image rules with kernel-signed = \"required\" refuse their images",
@@ -163,11 +163,40 @@ pub fn feature(kernel: &impl Kernel, feature: Feature) -> Finding {
     }
 }
 
-/// `/sys/kernel/security/lsm`: the security modules that can refuse bpf(2).
+/// `/sys/kernel/security/lsm`: the security modules that can refuse bpf(2), and whether programs can.
 pub fn security_modules(text: io::Result<String>) -> Finding {
     match text {
-        Ok(list) => Finding::ok("security modules", list.trim()),
+        Ok(list) if list.trim().split(',').any(|module| module == "bpf") => {
+            Finding::ok("security modules", format!("{}; with bpf among them, LSM programs are called", list.trim()))
+        }
+        Ok(list) => Finding::ok(
+            "security modules",
+            format!(
+                "{}; without bpf no LSM program is called, so the guard of tokens and policing are refused: boot with lsm={0},bpf",
+                list.trim()
+            ),
+        ),
         Err(err) => unreadable("security modules", "/sys/kernel/security/lsm", &err),
+    }
+}
+
+/// Whether the containers that rules police can be policed: such a container does not start otherwise. `rules` is the
+/// number of these rules.
+pub fn policing(lsm: &Support, rules: usize) -> Finding {
+    let check = "policing";
+    match (lsm, rules) {
+        (Support::Yes, 0) => Finding::ok(check, "possible; no rule has `police`"),
+        (Support::Yes, _) => Finding::ok(check, format!("the containers of {rules} rules are policed")),
+        (Support::No(why), 0) => Finding::ok(check, format!("not possible: {why}; no rule has `police`")),
+        (Support::Unknown(why), 0) => {
+            Finding::bad(check, FindingStatus::Unknown, why.clone(), "run as root, with securityfs at /sys/kernel/security")
+        }
+        (Support::No(why) | Support::Unknown(why), _) => Finding::bad(
+            check,
+            FindingStatus::Fail,
+            format!("the containers of {rules} rules do not start, because the kernel calls no LSM programs: {why}"),
+            "see docs/policing.md, or remove `police` from these rules",
+        ),
     }
 }
 
@@ -323,6 +352,7 @@ mod tests {
             (lockdown(text("")), FindingStatus::Unknown),
             (lockdown(missing()), FindingStatus::Unknown),
             (security_modules(text("lockdown,capability,bpf")), FindingStatus::Ok),
+            (security_modules(text("lockdown,capability,bpfilter")), FindingStatus::Ok),
             (security_modules(missing()), FindingStatus::Unknown),
             (unprivileged_bpf(text("0\n")), FindingStatus::Warn),
             (unprivileged_bpf(text("1\n")), FindingStatus::Ok),
@@ -335,6 +365,27 @@ mod tests {
         ] {
             assert_eq!(finding.status, status, "{finding:?}");
             assert_eq!(finding.remedy.is_some(), status != FindingStatus::Ok, "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_security_modules_mean_is_said() {
+        let with = security_modules(text("capability,bpf\n")).detail;
+        assert_eq!(with, "capability,bpf; with bpf among them, LSM programs are called");
+        let without = security_modules(text("capability,landlock\n")).detail;
+        assert!(without.ends_with("policing are refused: boot with lsm=capability,landlock,bpf"), "{without}");
+        let (no, unknown) = (Support::No("why".to_owned()), Support::Unknown("why".to_owned()));
+        for (lsm, rules, status, words) in [
+            (&Support::Yes, 0, FindingStatus::Ok, "possible; no rule"),
+            (&Support::Yes, 2, FindingStatus::Ok, "of 2 rules are policed"),
+            (&no, 0, FindingStatus::Ok, "not possible: why; no rule"),
+            (&no, 2, FindingStatus::Fail, "of 2 rules do not start, because the kernel calls no LSM programs: why"),
+            (&unknown, 0, FindingStatus::Unknown, "why"),
+            (&unknown, 1, FindingStatus::Fail, "do not start"),
+        ] {
+            let finding = policing(lsm, rules);
+            assert_eq!(finding.status, status, "{finding:?}");
+            assert!(finding.detail.contains(words), "{finding:?}");
         }
     }
 

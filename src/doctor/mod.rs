@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::cli::{ContainerdTargets, DoctorArgs, Format};
-use crate::commands::policy;
+use crate::commands::policy::{self, CheckReport};
 use crate::image::examine_registries;
 use crate::kernel::{Feature, Kernel, Support, gate, guard};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::linux_host::LinuxHost;
+use crate::lifecycle::policy_files::PolicyFilesError;
 use crate::lifecycle::registries_file;
 use crate::lifecycle::runtime_states;
 use crate::lifecycle::token_reach;
@@ -89,7 +90,10 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
     all.0.extend(engines(host_root()).0);
     all.0.extend(plugin(paths));
     all.0.extend(proxy::examine(paths, host_root()));
-    all.push(policy(paths));
+    let checked = policy::check(paths, None);
+    let policing = checked.as_ref().map_or(0, |report| report.containers.iter().filter(|rule| rule.police.is_some()).count());
+    all.push(host::policing(&kernel.probe(Feature::Lsm), policing));
+    all.push(policy_finding(checked));
     all.push(registries(paths));
     all.0.extend(records(paths, kernel));
     all
@@ -97,7 +101,11 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
 
 /// Checks the policy that a start of a container would load.
 pub fn policy(paths: &Paths) -> Finding {
-    match policy::check(paths, None) {
+    policy_finding(policy::check(paths, None))
+}
+
+fn policy_finding(checked: Result<CheckReport, PolicyFilesError>) -> Finding {
+    match checked {
         Ok(report) if !report.problems.is_empty() => Finding::bad(
             "policy",
             FindingStatus::Fail,

@@ -256,7 +256,7 @@ fn active_lsm() -> Support {
     const ACTIVE: &str = "/sys/kernel/security/lsm";
     match fs::read_to_string(ACTIVE) {
         Ok(text) if text.trim().split(',').any(|lsm| lsm == "bpf") => Support::Yes,
-        Ok(text) => Support::No(format!("bpf is not an active LSM ({}); boot with lsm=…,bpf", text.trim())),
+        Ok(text) => Support::No(format!("bpf is not an active LSM; boot with lsm={},bpf", text.trim())),
         Err(error) => Support::Unknown(format!("{ACTIVE}: {error}")),
     }
 }

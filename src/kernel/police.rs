@@ -48,7 +48,7 @@ impl PoliceProgram {
         match features::probe(Feature::Lsm) {
             Support::Yes => {}
             // Also if it cannot be determined: a program that is never called would allow everything.
-            other => return Err(KernelError::feature("police bpf(2) calls", Feature::Lsm, other)),
+            other => return Err(KernelError::feature("judge each call", Feature::Lsm, other)),
         }
         let load = |functions: &'static [&'static str]| {
             let globals = vec![(SETS.to_owned(), CompiledSets::new(police).bytes())];

@@ -255,9 +255,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             foreign_cgroups: container.foreign_cgroups(),
         })?;
         // A token passes the loader's capabilities on to the verifier: with one of these, programs may read kernel
-        // memory.
-        let can_have = Capability::ALL.into_iter().filter(|c| container.config.can_have(*c) != Allowed::No);
-        admission.check_capabilities(can_have.map(Capability::name))?;
+        // memory. The guard refuses both by a token, whoever has them.
+        if !guarded {
+            let can_have = Capability::ALL.into_iter().filter(|c| container.config.can_have(*c) != Allowed::No);
+            admission.check_capabilities(can_have.map(Capability::name))?;
+        }
         container.check_rights(request, admission.delegation.as_ref(), admission.grant)?;
         if let Some(grant) = &admission.proxy {
             profile::check(container.config.seccomp(), container.engine, start.proxy_sockets, grant.perf_events())?;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::ids::{ContainerId, OwnerNo};
 use crate::model::metrics_table::EventKind;
-use crate::model::police::PoliceMode;
+use crate::model::police::{PoliceMode, times};
 use crate::model::proxy::{ListenerOf, ProxyProcess};
 use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord, Workload};
 
@@ -38,6 +38,9 @@ pub struct Event {
     /// Pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+    /// The container's name in its pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_name: Option<String>,
     /// The program's function.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
@@ -87,6 +90,7 @@ impl Event {
         if let Some((_, workload)) = record.owner.workload() {
             this.namespace.clone_from(&workload.namespace);
             this.pod.clone_from(&workload.pod);
+            this.container_name.clone_from(&workload.container);
         }
         match &record.owner {
             Owner::Container(container) => this.container = Some(container.id.to_string()),
@@ -131,6 +135,7 @@ pub fn by_workload(what: EventKind, id: &ContainerId, owner: Option<(OwnerNo, &W
         owner: owner.map(|(no, _)| no.0),
         namespace: owner.and_then(|(_, workload)| workload.namespace.clone()),
         pod: owner.and_then(|(_, workload)| workload.pod.clone()),
+        container_name: owner.and_then(|(_, workload)| workload.container.clone()),
         origin: Some("workload".to_owned()),
         count: Some(count).filter(|count| *count > 1),
         ..Event::new(what)
@@ -188,7 +193,7 @@ fn policed(before: &OwnerRecord, after: &OwnerRecord) -> Vec<Event> {
                 PoliceMode::Warn => "would be refused",
                 PoliceMode::Enforce => "refused",
             };
-            let reason = format!("{} {}: {refused}, {more} times", call.set.noun(), call.name);
+            let reason = format!("{} {}: {refused}, {}", call.set.noun(), call.name, times(more));
             events.push(Event { reason: Some(reason), ..Event::of(EventKind::Policed, after) });
         }
     }
@@ -270,7 +275,7 @@ mod tests {
         let of = |police: &str| {
             let container = format!(
                 r#"{{"kind":"container","id":"web","bundle":"/b","runtime_user":0,"engine":"oci","init":null,"request":null,
-                "workload":{{"namespace":"shop","pod":null,"container":null}},"cgroup":null,"bpffs":null,"police":{police},"holds":[]}}"#
+                "workload":{{"namespace":"shop","pod":null,"container":"agent"}},"cgroup":null,"bpffs":null,"police":{police},"holds":[]}}"#
             );
             record(&container, "ready", "")
         };
@@ -287,13 +292,14 @@ mod tests {
             (
                 &mode("warn", &[xdp]),
                 mode("warn", &[call("cmds", "60", 1), more]),
-                vec!["bpf command 60: would be refused, 1 times", "program type xdp: would be refused, 3 times"],
+                vec!["bpf command 60: would be refused, once", "program type xdp: would be refused, 3 times"],
             ),
         ] {
             let told = between(Some(before), Some(&after), true, ReleasedBy::Request);
             let reasons: Vec<_> = told.iter().map(|event| event.reason.as_deref().unwrap_or_default()).collect();
             assert_eq!(reasons, expected);
             assert!(told.iter().all(|event| event.what == "policed" && event.container.as_deref() == Some("web")));
+            assert!(told.iter().all(|event| event.container_name.as_deref() == Some("agent")));
         }
     }
 

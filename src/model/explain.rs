@@ -13,6 +13,7 @@ use crate::model::annotations::{
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::{Category, Delegation};
+use crate::model::police::PoliceMode;
 use crate::model::policy::{ContainerFacts, ContainerLimits, ImageRule, Policy, Signer};
 use crate::model::reach::TokenReach;
 
@@ -37,6 +38,8 @@ pub struct Explanation {
     pub bpffs: Option<ExplainedBpffs>,
     /// What the container may do through the proxy of bpf(2), as for the bpffs; None if that is not requested.
     pub proxy: Option<BTreeMap<&'static str, Vec<String>>>,
+    /// How the container's own bpf(2) calls are policed; None if they are not.
+    pub police: Option<ExplainedPolice>,
     /// When the registry is contacted.
     pub pull_policy: PullPolicy,
     /// The effect of a failure.
@@ -89,6 +92,15 @@ pub struct ExplainedRule {
     pub scope: Scope,
 }
 
+/// Policing, which needs no request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExplainedPolice {
+    /// `warn` or `enforce`.
+    pub mode: PoliceMode,
+    /// The names that are allowed, by the policy's key; without `helpers` or `kfuncs` any of them are.
+    pub allows: BTreeMap<&'static str, Vec<String>>,
+}
+
 /// The bpffs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExplainedBpffs {
@@ -101,7 +113,7 @@ pub struct ExplainedBpffs {
 }
 
 impl Explanation {
-    /// Explains a request; None if it has no bpfman-hook annotation.
+    /// Explains a request; None if it has no bpfman-hook annotation and the policy does not police the container.
     ///
     /// `reach` returns what this kernel allows a token to reach, None if that is unknown. It is called only if programs
     /// can be loaded with the token.
@@ -113,7 +125,11 @@ impl Explanation {
     ) -> Option<Self> {
         let mut explanation = Self::blank(policy, facts);
         let request = match Request::parse(annotations, facts.container.as_deref()) {
-            Ok(request) => request?,
+            Ok(Some(request)) => request,
+            Ok(None) => {
+                policy.container_rule(facts).filter(|rule| rule.police.is_some())?;
+                Request::nothing()
+            }
             Err(error) => {
                 explanation.refused.push(error.to_string());
                 return Some(explanation);
@@ -157,6 +173,7 @@ impl Explanation {
             }),
         };
         explanation.proxy = admission.proxy.as_ref().map(|grant| by_word(&grant.delegation));
+        explanation.police = rule.police.as_ref().map(|police| ExplainedPolice { mode: police.mode, allows: police.allowed() });
         explanation.pull_policy = admission.pull;
         explanation.on_failure = admission.on_failure;
         explanation.grant = admission.grant;
@@ -171,7 +188,7 @@ impl Explanation {
         }
         explanation.allowed = explanation.refused.is_empty();
         explanation.warnings = request.without_effect();
-        explanation.checked_at_start = checked_at_start(&request, &admission);
+        explanation.checked_at_start = checked_at_start(&request, &admission, reach.as_ref());
         Some(explanation)
     }
 
@@ -186,6 +203,7 @@ impl Explanation {
             maps: Vec::new(),
             bpffs: None,
             proxy: None,
+            police: None,
             pull_policy: PullPolicy::IfNotPresent,
             on_failure: OnFailure::Stop,
             grant: false,
@@ -282,7 +300,7 @@ fn place(attach: &AttachRequest) -> String {
 }
 
 /// The checks that remain after the policy's decision.
-fn checked_at_start(request: &Request, admission: &Admission<'_>) -> Vec<String> {
+fn checked_at_start(request: &Request, admission: &Admission<'_>, reach: Option<&TokenReach>) -> Vec<String> {
     let mut open = Vec::new();
     let kinds: Vec<ProgramKind> = match &request.programs {
         ProgramsRequest::Listed(programs) => programs.iter().map(|program| program.attach.kind()).collect(),
@@ -315,7 +333,7 @@ fn checked_at_start(request: &Request, admission: &Admission<'_>) -> Vec<String>
     if admission.delegation.is_some() {
         open.push("a token: the container has CAP_BPF, and its seccomp profile allows bpf(2)".to_owned());
     }
-    if delegation.progs != 0 && !admission.host_scope {
+    if delegation.progs != 0 && !admission.host_scope && reach.is_none_or(|reach| !reach.guarded) {
         open.push(
             "a token: the container has neither CAP_PERFMON nor CAP_SYS_ADMIN, with which it could read kernel memory"
                 .to_owned(),
@@ -326,6 +344,9 @@ fn checked_at_start(request: &Request, admission: &Admission<'_>) -> Vec<String>
         if grant.delegation.reaches_netns() && !grant.host_scope {
             open.push("the proxy: the network namespace was made for the container or its pod".to_owned());
         }
+    }
+    if admission.rule.police.is_some() {
+        open.push("policing: the kernel calls LSM programs, and the container has a v2 cgroup of its own".to_owned());
     }
     if !request.maps.is_empty() {
         open.push("the maps exist, can be shown as requested, and the seccomp profile allows bpf(2)".to_owned());
@@ -369,6 +390,12 @@ impl fmt::Display for Explanation {
         }
         for (word, names) in self.proxy.iter().flatten().filter(|(_, names)| !names.is_empty()) {
             line(f, "proxy", &format!("{word} {}", names.join(" ")))?;
+        }
+        if let Some(police) = &self.police {
+            line(f, "police", &police.mode.to_string())?;
+            for (word, names) in police.allows.iter().filter(|(_, names)| !names.is_empty()) {
+                line(f, "allows", &format!("{word} {}", names.join(" ")))?;
+            }
         }
         line(f, "on failure", if self.on_failure == OnFailure::Stop { "stop" } else { "continue" })?;
         line(f, "allowed", if self.allowed { "yes, as far as policy can tell" } else { "no" })?;
@@ -468,6 +495,40 @@ at start    the maps exist, can be shown as requested, and the seccomp profile a
         assert_eq!(json["programs"][0]["type"], "xdp");
         assert_eq!(json["bpffs"]["delegates"]["cmds"][1], "prog_load");
         assert_eq!(json["images"][0]["rules"][0]["signed_by"][1], "/l.pub");
+    }
+
+    #[test]
+    fn policing_is_explained_without_an_annotation() {
+        let text = "[[container]]\nmatch = { engine = \"podman\" }\ndelegate = [\"maps\"]\n\
+                    police = { mode = \"enforce\", cmds = [\"map_create\"], maps = [\"array\"], helpers = [] }\n";
+        let policy = Policy::parse(&[(PathBuf::from("/p.toml"), text.to_owned())]).unwrap_or_else(|error| panic!("{error}"));
+        let of = |engine, annotations: &BTreeMap<String, String>| {
+            let labels = BTreeMap::new();
+            let facts =
+                ContainerFacts { engine, namespace: None, pod: None, container: None, labels, runtime_user: 0, userns: true };
+            Explanation::of(&policy, &facts, annotations, || None)
+        };
+        let explanation = of(Engine::Podman, &BTreeMap::new()).expect("a rule polices it");
+        let expected = "\
+container   engine podman, runtime user 0, with a user namespace
+decided by  the container rule at /p.toml:1
+police      enforce
+allows      cmds map_create
+allows      maps array
+on failure  stop
+allowed     yes, as far as policy can tell
+at start    policing: the kernel calls LSM programs, and the container has a v2 cgroup of its own
+";
+        assert_eq!(explanation.to_string(), expected);
+        let json = serde_json::to_value(&explanation).expect("plain data");
+        assert_eq!(json["police"]["mode"], "enforce");
+        assert_eq!(json["police"]["allows"]["helpers"], serde_json::json!([]));
+        assert!(json["police"]["allows"].get("kfuncs").is_none(), "any may be called");
+        let asks = BTreeMap::from([(format!("{PREFIX}delegate"), "maps".to_owned())]);
+        assert!(
+            of(Engine::Podman, &asks).is_some_and(|explanation| explanation.police.is_some() && explanation.bpffs.is_some())
+        );
+        assert!(of(Engine::Oci, &BTreeMap::new()).is_none(), "no rule matches it");
     }
 
     #[test]

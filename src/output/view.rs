@@ -13,6 +13,7 @@ use crate::model::attach_point::{AttachPoint, ProgramKind, Scope, XdpMode};
 use crate::model::bytecode::ImageVerdict;
 use crate::model::delegation::{Category, Delegation};
 use crate::model::ids::Digest;
+use crate::model::police::PoliceRecord;
 use crate::model::proxy::usage::{HeldObject, UsedKind};
 use crate::model::proxy::{ListenerOf, ProxyRecord};
 use crate::model::reach;
@@ -96,6 +97,9 @@ pub struct OwnerView<'a> {
     /// What the container may do through the proxy of bpf(2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxyView<'a>>,
+    /// How its own bpf(2) calls are policed, and which were not allowed as of the last reading of the counters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub police: Option<&'a PoliceRecord>,
     /// Owner numbers of the network namespaces whose programs it holds.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<u64>,
@@ -405,6 +409,7 @@ impl<'a> OwnerView<'a> {
             proxy: container
                 .and_then(|c| c.proxy.as_ref())
                 .map(|proxy| ProxyView::new(proxy, health.proxies.get(&record.no).map_or(&[][..], Vec::as_slice))),
+            police: container.and_then(|c| c.police.as_ref()),
             holds: record.owner.holds().iter().map(|no| no.0).collect(),
             holders: record.owner.holders().iter().map(|no| no.0).collect(),
         }

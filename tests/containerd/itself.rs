@@ -23,6 +23,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::lifetimes::CASES,
         crate::missed::CASES,
         crate::pods::CASES,
+        crate::policing::CASES,
         crate::protocol::CASES,
         crate::refusals::CASES,
         crate::variants::ON_CRUN,

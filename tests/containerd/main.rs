@@ -28,6 +28,7 @@ mod lifetimes;
 mod measure;
 mod missed;
 mod pods;
+mod policing;
 mod protocol;
 mod refusals;
 mod token_pods;

@@ -27,6 +27,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::places::CASES,
         crate::pods::CASES,
         crate::podman::CASES,
+        crate::policing::CASES,
         crate::podman_pods::CASES,
         crate::private_registries::CASES,
         crate::prometheus::CASES,

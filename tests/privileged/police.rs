@@ -265,6 +265,6 @@ fn without_lsm_programs_the_refusal_says_what_is_missing() {
         return policed.end();
     }
     let sentence = refusal(tried);
-    assert!(sentence.starts_with("police bpf(2) calls: this kernel has no LSM programs"), "{sentence}");
+    assert!(sentence.starts_with("judge each call: this kernel has no LSM programs"), "{sentence}");
     policed.end_without();
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# systemd-check.sh: a service of the booted root. The proxy of bpf(2) with a systemd that is pid 1: the socket starts a process for each
-# container and for each exec, with the limits of its unit.
+# systemd-check.sh: a service of the booted root, with a systemd that is pid 1. The proxy of bpf(2): the socket starts a process for each
+# container and for each exec, with the limits of its unit. The guard: what a boot starts puts it in force.
 set -eu
 unit='bpfman-hook-proxy@*.service'
 
@@ -32,6 +32,13 @@ hear() { # WORD: the line of the workload's output that begins with it
 		usleep 100000
 	done
 	sed -n "s/^$1 *//p" /run/web.out | tail -n 1
+}
+
+said_by() { # COMMAND...: what it says, whatever its status
+	"$@" 2>&1 || true
+}
+finding() { # the line of doctor about the guard
+	said_by bpfman-hook doctor | grep 'guard of tokens'
 }
 
 systemctl --version | head -n 1
@@ -88,4 +95,30 @@ bpfman-hook gate status | grep '^allowed: ' || fail "the gate saw nothing: $(bpf
 bpfman-hook gate unload
 bpfman-hook uninstall --proxy >/dev/null
 is "the socket after uninstall" "$(systemctl is-active bpfman-hook-proxy.socket || true)" inactive
+
+bpfman-hook install --guard --guard-bounded --no-docs --no-timer
+bpfman-hook install --guard --guard-bounded --no-docs --no-timer --check || fail "install --check of the guard"
+is "the guard's unit" "$(systemctl is-active bpfman-hook-guard.service)" active
+is "the guard's unit at boot" "$(systemctl is-enabled bpfman-hook-guard.service)" enabled
+# Containers keep their tokens when the unit stops, so that the guard stays.
+systemctl stop bpfman-hook-guard.service
+said_by bpfman-hook guard status | grep '^the guard is in force' || fail "the guard ended with its unit"
+# As at a boot: nothing is mounted, and the target starts what is enabled.
+systemctl stop 'run-bpfman\x2dhook-fs.mount'
+is "the guard without its pins" "$(said_by bpfman-hook guard status)" "the guard is not in force"
+systemctl start multi-user.target
+is "the guard's unit after that" "$(systemctl is-active bpfman-hook-guard.service)" active
+said_by bpfman-hook guard status >/run/guard.out
+grep '^the guard is in force, and refuses programs without a bound$' /run/guard.out || fail "$(cat /run/guard.out)"
+# What the proof has tried.
+for why in 'a kfunc' "an argument's tag" 'CAP_PERFMON or CAP_SYS_ADMIN'; do
+	grep "^refused for $why: [1-9]" /run/guard.out || fail "$(cat /run/guard.out)"
+done
+finding | grep '^ok .*in force; [1-9][0-9]* refusals since it was loaded (.bpfman-hook guard status.)$' || fail "$(finding)"
+bpfman-hook token explain --scope | grep '^xdp *container ' || fail "$(bpfman-hook token explain --scope)"
+bpfman-hook uninstall --guard
+is "the guard's unit after uninstall" "$(systemctl is-active bpfman-hook-guard.service || true)" inactive
+is "the guard after uninstall" "$(said_by bpfman-hook guard status)" "the guard is not in force"
+finding | grep '^ok .*not installed$' || fail "$(finding)"
+is "files of its unit" "$(find /etc /usr/local -name 'bpfman-hook-guard*' | wc -l)" 0
 echo "all is as it should be"

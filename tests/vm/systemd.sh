@@ -1,6 +1,6 @@
 #!/bin/bash
-# systemd.sh PROGRAM [KERNEL]   the proxy of bpf(2) with Debian's systemd as pid 1, in a guest. Exit status 77, with the reason, where
-# this cannot run on this machine at all; any other is a failure.
+# systemd.sh PROGRAM [KERNEL]   the proxy of bpf(2) and the guard with Debian's systemd as pid 1, in a guest. Exit status 77, with the
+# reason, where this cannot run on this machine at all; any other is a failure.
 set -euo pipefail
 
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
@@ -9,7 +9,7 @@ program=$(readlink -e "$1")
 kernel=${2:-6.12}
 
 skip() {
-	echo "SKIPPED: the proxy was not tested with systemd as pid 1: $1" >&2
+	echo "SKIPPED: the proxy and the guard were not tested with systemd as pid 1: $1" >&2
 	exit 77
 }
 reason=$("$here/vm.sh" check) || skip "$reason"
@@ -33,7 +33,7 @@ runc=$(PATH=$PATH:/usr/sbin command -v runc)
 put /lib/systemd/systemd /bin/systemctl /bin/mount /bin/umount "$runc"
 cp -L /lib/systemd/system/*.target "$root/lib/systemd/system/"
 cp -L "$(PATH=$PATH:/usr/sbin command -v busybox)" "$root/bin/busybox"
-for applet in cat cut env grep head mkdir mkfifo sed sh stat tail usleep wc; do ln -s busybox "$root/bin/$applet"; done
+for applet in cat cut env find grep head mkdir mkfifo sed sh stat tail usleep wc; do ln -s busybox "$root/bin/$applet"; done
 ln -s /lib/systemd/systemd "$root/sbin/init"
 objcopy --strip-debug "$program" "$root/usr/bin/bpfman-hook"
 cc -O2 -static -pthread -o "$root/bundle/rootfs/client" "$here/../e2e/proxy_client.c"

@@ -5,12 +5,14 @@ mod compiled;
 mod counts;
 mod profile;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::delegation::Delegation;
+use crate::model::delegation::{Category, Delegation};
 use crate::model::proxy::CallCeiling;
+use crate::model::reach;
 
 pub use compiled::CompiledSets;
 pub use counts::{CountError, CountedCall, CountedSet, KFUNC_VALUE_SIZE, counted_calls, counted_kfunc};
@@ -86,6 +88,38 @@ impl Police {
     pub fn lists_functions(&self) -> bool {
         self.calls.helpers.is_some() || self.calls.kfuncs.is_some()
     }
+
+    /// The allowed names by the policy's key. A key that is absent limits nothing: only `helpers` and `kfuncs` can be.
+    pub fn allowed(&self) -> BTreeMap<&'static str, Vec<String>> {
+        let delegation = &self.calls.delegation;
+        let mut allowed: BTreeMap<_, _> = Category::ALL.into_iter().map(|at| (at.word(), delegation.names(at))).collect();
+        if let Some(numbers) = &self.calls.helpers {
+            let name =
+                |number: &u32| reach::helper(*number).map_or_else(|| number.to_string(), |helper| helper.name.to_owned());
+            allowed.insert(CountedSet::Helpers.word(), numbers.iter().map(name).collect());
+        }
+        if let Some(names) = &self.calls.kfuncs {
+            allowed.insert(CountedSet::Kfuncs.word(), names.iter().cloned().collect());
+        }
+        allowed
+    }
+}
+
+impl fmt::Display for Police {
+    /// `enforce, allows cmds prog_load, progs xdp, helpers map_lookup_elem`; `enforce, allows nothing`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, allows {}", self.mode, self.calls.delegation)?;
+        for (word, names) in self.allowed().iter().filter(|(word, _)| ["helpers", "kfuncs"].contains(*word)) {
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(" ") };
+            write!(f, ", {word} {names}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How often something happened, for the end of a sentence: `once`, `3 times`.
+pub fn times(count: u64) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
 #[cfg(test)]
@@ -122,5 +156,9 @@ mod tests {
         let maps = Police::of_ceiling(PoliceMode::Warn, calls);
         assert_eq!(maps.calls.delegation, with_descriptors(Preset::Maps.delegation()));
         assert!(maps.lists_functions());
+        assert_eq!(nothing.to_string(), "enforce, allows nothing");
+        let said = maps.to_string();
+        assert!(said.starts_with("warn, allows cmds map_create") && said.ends_with(", helpers map_lookup_elem"), "{said}");
+        assert_eq!(maps.allowed().len(), 5, "kfuncs are not limited");
     }
 }
