@@ -367,7 +367,6 @@ fn write_block(first: FrameHeader, fields: &[u8], output: &mut Vec<u8>) {
 mod mutate;
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 mod tests {
     use super::*;
 
