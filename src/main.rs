@@ -9,7 +9,9 @@ use bpfman_hook::cli::proxy::ProxyCommand;
 use bpfman_hook::cli::service::SystemCommand;
 use bpfman_hook::cli::{self, Command, HookStage, PolicyCommand, TokenCommand};
 use bpfman_hook::commands::image as image_commands;
-use bpfman_hook::commands::{documents, events, gate, guard, manual, police, policy, records, request_child, token};
+use bpfman_hook::commands::{
+    complete, documents, events, gate, graph, guard, manual, police, policy, privilege, records, request_child, token,
+};
 use bpfman_hook::doctor::no_connect;
 use bpfman_hook::hooks::{create_runtime, poststop, precreate};
 use bpfman_hook::image;
@@ -45,11 +47,17 @@ fn main() -> ExitCode {
     let paths = root.as_deref().map_or_else(Paths::system, Paths::below);
     export::install(paths.export());
     kernel::gate_exemption::install(paths.gate());
-    run(cli.command, root.as_deref(), &paths).unwrap_or_else(|error| error.print())
+    run(cli.command, root.as_deref(), &paths).unwrap_or_else(|error| match &root {
+        Some(root) => error.below(root).print(),
+        None => error.print(),
+    })
 }
 
 /// Runs one command; `root` is `--root`.
 fn run(command: Command, root: Option<&Path>, paths: &Paths) -> Result<ExitCode, CommandError> {
+    if !matches!(command, Command::Hook(_)) {
+        privilege::require(&command, root, paths)?;
+    }
     match command {
         Command::Hook(args) => {
             // Environment and umask come from the runtime's caller.
@@ -73,6 +81,7 @@ fn run(command: Command, root: Option<&Path>, paths: &Paths) -> Result<ExitCode,
         Command::List(what) => records::list(paths, what),
         Command::Get(what) => records::get(paths, what),
         Command::Inspect(args) => records::inspect(paths, &args),
+        Command::Graph(args) => graph::run(paths, &args),
         Command::Images(listing) => image_commands::cache_commands::list(paths, listing),
         Command::Pull(args) => image_commands::pull::run(paths, &args),
         Command::Image(what) => image_commands::run(paths, &what),
@@ -82,6 +91,7 @@ fn run(command: Command, root: Option<&Path>, paths: &Paths) -> Result<ExitCode,
         Command::Events(args) => events::run(paths, &args),
         Command::Metrics(args) => metrics::run(paths, &args),
         Command::Completions { shell } => documents::completions(shell),
+        Command::Complete(args) => complete::run(&args),
         Command::Man { dir } => documents::man(&dir),
         Command::Token(TokenCommand::Create(args)) => token::create(paths, &args),
         Command::Token(TokenCommand::Explain(args)) => token::explain(paths, &args),

@@ -78,11 +78,16 @@ fn help_fits_a_screen_and_explains_every_option() {
         assert_eq!(status(&output), 0, "{args:?}");
         // The list of all commands has five headings; each engine and unit that can be installed has options.
         let limit = match path.first().map(String::as_str) {
-            None => 40,
+            None => 42,
             Some("install" | "uninstall") => 47,
             Some(_) => 35,
         };
-        assert!(help.lines().count() <= limit, "{args:?}: {} lines", help.lines().count());
+        let (options, examples) = help.split_once("\nExamples:\n").unwrap_or((help, ""));
+        assert!(options.lines().count() <= limit, "{args:?}: {} lines", options.lines().count());
+        assert!(examples.lines().count() <= 4, "{args:?}: {examples}");
+        // What a user looks for comes first.
+        let mut last = options.lines().skip_while(|line| !line.contains("--root")).skip(1).map(str::trim_start);
+        assert!(last.all(|line| !line.starts_with('-') || line.starts_with("-h, ") || line.starts_with("-V, ")), "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
         assert!(help.contains("--root"), "{args:?} has no --root");
         assert!(output.stderr.is_empty());
@@ -107,6 +112,139 @@ fn help_shows_the_commands_in_groups() {
     // Without a command, the help is the explanation of the error.
     let output = run(&[]);
     assert_eq!((status(&output), text(&output.stderr)), (2, help));
+}
+
+#[test]
+fn version_and_help_have_their_usual_names() {
+    let version = run(&["version"]);
+    for args in [&["--version"][..], &["-V"]] {
+        let output = run(args);
+        assert_eq!(
+            (status(&output), text(&output.stdout)),
+            (0, concat!("bpfman-hook ", env!("CARGO_PKG_VERSION"), "\n")),
+            "{args:?}"
+        );
+        assert!(text(&version.stdout).starts_with(text(&output.stdout).trim_end()));
+    }
+    assert_eq!(text(&run(&["help"]).stdout), text(&run(&["--help"]).stdout));
+    assert_eq!(text(&run(&["help", "list", "links"]).stdout), text(&run(&["list", "links", "--help"]).stdout));
+    assert!(!text(&run(&["--help"]).stdout).contains("__complete"));
+    let uninstall = run(&["uninstall", "--help"]);
+    for option in ["--metrics-textfile", "--policy", "--base-spec", "--no-docs"] {
+        assert!(!text(&uninstall.stdout).contains(option), "{option}");
+    }
+    let output = run(&["attach", "1", "xdp", "-h"]);
+    assert!(text(&output.stdout).contains("dispatcher_return"), "{output:?}");
+}
+
+#[test]
+fn a_typing_error_gets_a_sentence_and_the_nearest_word() {
+    for (args, said) in [
+        (&["attach", "1", "xpd"][..], "'xdp'"),
+        (&["atach", "1", "xdp"], "'attach'"),
+        (&["list", "program s"], "programs"),
+        (&["attach", "abc", "xdp", "-i", "lo"], "it is not a kernel id; write the number"),
+        (&["detach", "x"], "it is not a kernel id"),
+        (&["attach", "1", "xdp", "-i", "lo", "--proceed-on", "pas"], "'pass'"),
+        (&["attach", "1", "tc", "-i", "lo", "-d", "ingres"], "'ingress'"),
+        (&["pull", "--pull-policy", "never", "x"], "[possible values: Always, IfNotPresent, Never]"),
+        (&["list", "programs", "-t", "xpd"], "the nearest is xdp"),
+        (&["load", "file", "-p", "x.o", "--programs", "xpd:count"], "the nearest is xdp"),
+        (&["policy", "explain", "-a", "delegate=maps", "--engine", "pod"], "[possible values: containerd, cri-o, podman, oci]"),
+        (&["doctor", "-o", "jsn"], "'json'"),
+        (&["token", "explain", "--pid", "one"], "it is not the number of a process"),
+    ] {
+        let output = run(args);
+        assert_eq!(status(&output), 2, "{args:?}");
+        assert!(text(&output.stderr).contains(said), "{args:?}: {output:?}");
+    }
+}
+
+#[test]
+fn bpfmans_words_are_accepted_or_answered() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path().to_str().unwrap();
+    for args in [
+        &["program", "list"][..],
+        &["program", "list", "-o", "text"],
+        &["link", "list"],
+        &["program"],
+        &["list", "programs", "--type", "xdp"],
+    ] {
+        let output = run(&[&["--root", root], args].concat());
+        assert_eq!((status(&output), text(&output.stderr)), (0, ""), "{args:?}");
+    }
+    let output = run(&["--root", root, "image", "pull", "--image-url", "registry.invalid/acme/x:v1"]);
+    assert!(text(&output.stderr).contains("registry.invalid/acme/x:v1"), "{output:?}");
+    let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/images/pass.bpfel.o");
+    let object = object.to_str().unwrap();
+    let theirs = ["image", "generate-build-args", "--bytecode", object];
+    assert_eq!(text(&run(&theirs).stdout), text(&run(&["image", "generate-build-args", object]).stdout));
+    assert!(text(&run(&theirs).stdout).starts_with("BYTECODE_FILE="));
+    // No Containerfile is needed.
+    let (theirs, ours) = (format!("oci:{root}/theirs:v1"), format!("oci:{root}/ours:v1"));
+    let built = run(&["--root", root, "image", "build", "-f", "Containerfile.bytecode", "-t", &theirs, "-b", object]);
+    assert_eq!(status(&built), 0, "{built:?}");
+    assert_eq!(built.stdout, run(&["--root", root, "image", "build", &ours, object]).stdout);
+    let output = run(&["program", "delete", "7"]);
+    assert_eq!(status(&output), 2);
+    assert!(text(&output.stderr).contains("write `bpfman-hook unload PROGRAM_ID…`"), "{output:?}");
+}
+
+#[test]
+fn a_user_is_told_to_become_root_and_never_to_remove_something() {
+    let root = tempfile::tempdir().unwrap();
+    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = root.path().join("bpfman-hook");
+    fs::copy(env!("CARGO_BIN_EXE_bpfman-hook"), &program).unwrap();
+    let store = root.path().join("run/bpfman-hook/store");
+    fs::create_dir_all(&store).unwrap();
+    fs::set_permissions(&store, fs::Permissions::from_mode(0o700)).unwrap();
+    let as_root = std::os::unix::fs::MetadataExt::uid(&fs::metadata(root.path()).unwrap()) == 0;
+    let as_user = |args: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(args).stdin(Stdio::null());
+        if as_root {
+            std::os::unix::process::CommandExt::uid(&mut command, 65534);
+            command.args(["--root", root.path().to_str().unwrap()]);
+        }
+        command.output().unwrap()
+    };
+    for args in [
+        &["gc"][..],
+        &["unload", "5"],
+        &["detach", "5"],
+        &["attach", "5", "xdp", "-i", "lo"],
+        &["load", "file", "-p", "x.o", "--programs", "xdp:a"],
+        &["guard", "status"],
+        &["token", "create", "--pid", "1", "--delegate", "maps"],
+    ] {
+        let output = as_user(args);
+        assert_one_line(&output);
+        assert!(text(&output.stderr).ends_with(": only root can do that; run this as root\n"), "{args:?}: {output:?}");
+    }
+    for args in [&["list", "programs"][..], &["list", "links"], &["list", "containers"], &["inspect", "x"], &["graph", "x"]] {
+        let output = as_user(args);
+        // A user's own directories are read.
+        let said = text(&output.stderr);
+        assert!(!as_root || said.ends_with(": only root can read the records; run this as root\n"), "{args:?}: {output:?}");
+    }
+    let doctor = as_user(&["doctor"]);
+    let (said, first) = (text(&doctor.stdout), text(&doctor.stdout).lines().take(2).collect::<String>());
+    assert!(first.starts_with("unknown  user ") && first.ends_with("-> run this as root"), "{said}");
+    assert!(!said.contains("-> stop the annotated containers") && !said.contains("refuses the program type to root"), "{said}");
+}
+
+/// Each line of bpfman's that docs/coming-from-bpfman.md promises is one that we parse.
+#[test]
+fn the_page_about_bpfman_keeps_its_promises() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/coming-from-bpfman.md")).unwrap();
+    let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("bpfman ")).collect();
+    assert!(lines.len() > 35, "{}", lines.len());
+    for line in lines {
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        cli::try_parse(&words).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
 }
 
 #[test]
@@ -301,13 +439,23 @@ fn doctor_has_a_remedy_for_every_problem() {
     let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
     assert!(output.stderr.is_empty());
     let of = |check: &str| findings.iter().find(|f| f["check"] == check).unwrap_or_else(|| panic!("no {check}"));
-    for check in ["kernel: BPF tokens", "lockdown", "unprivileged bpf", "bpffs", "cgroup2", "policy", "records", "containers"] {
+    for check in [
+        "kernel: BPF tokens",
+        "lockdown",
+        "unprivileged bpf",
+        "bpffs",
+        "cgroup2",
+        "policy",
+        "records",
+        "containers",
+        "space: records",
+    ] {
         of(check);
     }
     for finding in &findings {
         let status = finding["status"].as_str().unwrap();
-        assert!(["ok", "warn", "unknown", "fail"].contains(&status), "{finding}");
-        assert_eq!(finding.get("remedy").is_some(), status != "ok", "{finding}");
+        assert!(["ok", "absent", "warn", "unknown", "fail"].contains(&status), "{finding}");
+        assert_eq!(finding.get("remedy").is_some(), !["ok", "absent"].contains(&status), "{finding}");
         assert!(!finding["detail"].as_str().unwrap().is_empty(), "{finding}");
     }
     let fails = findings.iter().any(|f| f["status"] == "fail");
@@ -413,7 +561,7 @@ fn documents_are_generated_from_the_command_line() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = run(&["completions", shell]);
         assert_eq!(status(&output), 0);
-        assert!(text(&output.stdout).contains("doctor"), "{shell}");
+        assert!(text(&output.stdout).contains("bpfman-hook"), "{shell}");
     }
     assert_eq!(status(&run(&["man", directory.path().to_str().unwrap()])), 0);
     assert!(directory.path().join("bpfman-hook-hook.1").exists());

@@ -114,7 +114,7 @@ fn verify_reports_whether_an_image_would_be_accepted() {
     let output = world.run(&format!("{line} -o json"));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&found["signatures"], &found["verdict"]), (&serde_json::json!([]), &Value::Null), "{found}");
-    assert!(world.bad("verify oci:layout:v1").contains("no image rule of the policy applies to it"));
+    assert!(world.bad("verify oci:layout:v1").contains("no [[image]] rule of the policy applies to it"));
     assert!(world.bad("verify oci:layout:v1 --key nowhere.pub").contains("read key nowhere.pub"));
 }
 
@@ -393,7 +393,7 @@ fn refusals_name_a_remedy() {
             "import nameless.tar",
             &["none of its images has a registry name", "image import nameless.tar registry/repository:tag"],
         ),
-        ("import nameless.tar ghcr.io/stranger/x:v1", &["no image rule of the policy applies to it"]),
+        ("import nameless.tar ghcr.io/stranger/x:v1", &["no [[image]] rule of the policy applies to it"]),
         ("import nameless.tar oci:/x", &["not a valid name in the cache"]),
     ] {
         let sentence = world.bad(line);

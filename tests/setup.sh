@@ -3,7 +3,7 @@
 
 [ $# -gt 0 ] || set -- gcc libc6-dev git runc crun podman conmon uidmap busybox-static bpftool iproute2 openssl strace util-linux \
     clang llvm libbpf-dev xdp-tools shellcheck python3 python3-grpcio python3-venv systemd binutils docker-registry skopeo containernetworking-plugins \
-    apparmor checkpolicy semodule-utils rpm mmdebstrap jq
+    apparmor checkpolicy semodule-utils rpm mmdebstrap jq zsh fish
 
 missing=
 for package; do

@@ -4,19 +4,23 @@
 use std::fmt::Write as _;
 
 use clap::Command;
+use clap::builder::PossibleValuesParser;
+
+use crate::model::attach_point::{Order, ProgramKind};
 
 /// The groups in the order in which the help shows them, and the names of their commands. A test requires each visible
 /// command in exactly one group.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Load programs without a container", &["load", "attach", "detach", "unload"]),
-    ("See what runs, and why not", &["list", "get", "inspect", "events", "metrics", "doctor"]),
+    ("See what runs, and why not", &["list", "get", "inspect", "graph", "events", "metrics", "doctor"]),
     ("Prepare images, policy and tokens", &["pull", "image", "policy", "police", "token", "guard", "gate"]),
     ("Install and maintain", &["install", "init", "uninstall", "gc", "version", "completions", "man"]),
     ("Run by runtimes, systemd and Kubernetes", &["hook", "nri", "proxy", "system"]),
 ];
 
-/// Gives the whole program's command a help with groups of commands.
+/// Gives the whole program's command a help with groups of commands, and the commands that take verdicts their lists.
 pub fn grouped(command: Command) -> Command {
+    let command = with_verdicts(command);
     let styles = command.get_styles();
     let (header, literal) = (*styles.get_header(), *styles.get_literal());
     let width = GROUPS.iter().flat_map(|(_, names)| *names).map(|name| name.len()).max().unwrap_or_default();
@@ -29,8 +33,19 @@ pub fn grouped(command: Command) -> Command {
         }
     }
     command.help_template(format!(
-        "{{about-with-newline}}{{usage-heading}} {{usage}}\n\n{groups}\n{header}Options:{header:#}\n{{options}}"
+        "{{about-with-newline}}{{usage-heading}} {{usage}}\n\n{groups}\n{header}Options:{header:#}\n{{options}}{{after-help}}"
     ))
+}
+
+/// Lists the verdicts of --proceed-on, which depend on the type of the program.
+fn with_verdicts(command: Command) -> Command {
+    let kinds = [("xdp", ProgramKind::Xdp), ("tc", ProgramKind::Tc), ("tcx", ProgramKind::Tcx)];
+    kinds.into_iter().fold(command, |command, (name, kind)| {
+        let verdicts = PossibleValuesParser::new(Order::verdict_words(kind));
+        command.mut_subcommand("attach", |attach| {
+            attach.mut_subcommand(name, |inner| inner.mut_arg("proceed_on", |argument| argument.value_parser(verdicts)))
+        })
+    })
 }
 
 #[cfg(test)]
@@ -60,9 +75,14 @@ mod tests {
         for line in help.lines().take_while(|line| *line != "Options:") {
             assert!(line.chars().count() <= 80, "{line}");
         }
-        for part in
-            ["eBPF for containers", "Usage: bpfman-hook [OPTIONS] <COMMAND>", "Options:\n", "--root <DIR>", "-h, --help"]
-        {
+        for part in [
+            "eBPF for containers",
+            "Usage: bpfman-hook [OPTIONS] <COMMAND>",
+            "Options:\n",
+            "--root <DIR>",
+            "-h, --help",
+            "-V, --version",
+        ] {
             assert!(help.contains(part), "{part}\n{help}");
         }
     }

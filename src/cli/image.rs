@@ -117,6 +117,9 @@ pub struct ImageBuildArgs {
     /// Write the image here, under the name IMAGE, instead of into the cache
     #[arg(long, value_name = "oci:/DIR|oci-archive:/FILE")]
     pub to: Option<String>,
+    /// An annotation of the manifests and the index, such as org.opencontainers.image.source=URL
+    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = super::key_value)]
+    pub annotations: Vec<(String, String)>,
     /// Push the image to IMAGE's registry, instead of into the cache
     #[arg(long, conflicts_with = "to")]
     pub push: bool,

@@ -7,12 +7,6 @@ use clap::{ArgGroup, Args};
 /// `init`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(group(ArgGroup::new("signer").required(true)))]
-#[command(after_help = "\
-Examples:
-  bpfman-hook init --key cosign.pub --repository 'ghcr.io/acme/*'
-  bpfman-hook init --identity https://github.com/acme/probes/.github/workflows/release.yml@refs/heads/main \\
-      --issuer https://token.actions.githubusercontent.com --trusted-root trusted_root.json
-  bpfman-hook init --bpfman --trusted-root trusted_root.json --dry-run")]
 pub struct InitArgs {
     /// Allow images that this cosign public key signed; the file is copied to /etc/bpfman-hook/keys
     #[arg(long, value_name = "FILE", group = "signer")]

@@ -4,10 +4,14 @@
 //! hook files contain, without building clap's command tree. Everything else goes to clap, which accepts the same
 //! syntax and explains errors.
 
+mod bpfman_words;
+mod examples;
 pub mod gate;
+pub mod graph;
 pub mod guard;
 pub mod image;
 pub mod init;
+mod nearest;
 pub mod nri;
 pub mod police;
 pub mod proxy;
@@ -30,24 +34,27 @@ mod containerd;
 mod help;
 pub mod program;
 pub mod registry;
+pub mod uninstall;
+mod values;
 
 pub use containerd::ContainerdTargets;
+pub use examples::examples_of;
 pub use registry::RegistryArgs;
+pub use uninstall::UninstallArgs;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "bpfman-hook",
     about = "eBPF for containers at start: verified programs, BPF tokens, no daemon",
-    disable_version_flag = true,
-    disable_help_subcommand = true,
+    version,
     subcommand_required = true,
     arg_required_else_help = true,
     max_term_width = 100
 )]
 pub struct Cli {
     /// Keep all of bpfman-hook's directories below DIR (absolute) instead of /
-    #[arg(long, global = true, value_name = "DIR", value_parser = absolute_path)]
+    #[arg(long, global = true, value_name = "DIR", value_parser = absolute_path, display_order = 900)]
     pub root: Option<PathBuf>,
     /// The command.
     #[command(subcommand)]
@@ -76,6 +83,8 @@ pub enum Command {
     Get(GetCommand),
     /// Show everything that one container owns
     Inspect(InspectArgs),
+    /// Draw what a container, or this host, has: SVG or Mermaid
+    Graph(graph::GraphArgs),
     /// Same as `image list`, under bpfman's name
     #[command(hide = true)]
     Images(Listing),
@@ -128,6 +137,9 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Say what a word of a command line may be; run by the completion scripts
+    #[command(name = "__complete", hide = true)]
+    Complete(CompleteArgs),
     /// Write the man pages into DIR
     Man {
         /// An existing directory
@@ -142,7 +154,7 @@ pub struct HookArgs {
     #[arg(value_enum)]
     pub stage: HookStage,
     /// The container engine, if the bundle's path does not tell
-    #[arg(long, value_name = "ENGINE", value_parser = engine)]
+    #[arg(long, value_name = "ENGINE", value_parser = values::engine())]
     pub engine: Option<Engine>,
     /// A label of the pod, passed by the NRI plugin
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
@@ -190,10 +202,10 @@ impl HookStage {
 /// Table or JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Format {
-    /// For humans
+    // Without a text for each value, the help names the values on the option's line. bpfman says `text`.
     #[default]
+    #[value(alias = "text")]
     Table,
-    /// For programs: stable and documented
     Json,
 }
 
@@ -214,6 +226,20 @@ pub struct Listing {
     /// Print ids only, one per line
     #[arg(short, long, conflicts_with = "output")]
     pub quiet: bool,
+    /// Do not shorten ids, names and images
+    #[arg(long)]
+    pub no_trunc: bool,
+}
+
+/// `list containers`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
+pub struct ContainersArgs {
+    /// Spell out what is delegated
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Format.
+    #[command(flatten)]
+    pub listing: Listing,
 }
 
 /// `list WHAT`.
@@ -226,7 +252,8 @@ pub enum ListCommand {
     #[command(alias = "link")]
     Links(LinksArgs),
     /// Containers as a tree: programs, links, bpffs, state
-    Containers(Listing),
+    #[command(alias = "container")]
+    Containers(ContainersArgs),
     /// Same as `image list`
     #[command(hide = true)]
     Images(Listing),
@@ -270,6 +297,7 @@ pub enum GetCommand {
 #[derive(Debug, Clone, Copy, Args)]
 pub struct GetArgs {
     /// Kernel id
+    #[arg(value_parser = values::kernel_id)]
     pub id: u32,
     /// Format.
     #[command(flatten)]
@@ -279,8 +307,11 @@ pub struct GetArgs {
 /// `inspect CONTAINER`.
 #[derive(Debug, Clone, Args)]
 pub struct InspectArgs {
-    /// Container id, or a unique prefix of it
+    /// Id or the beginning of it, podman's name, or POD/CONTAINER
     pub container: String,
+    /// Spell out what is delegated
+    #[arg(short, long)]
+    pub verbose: bool,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
@@ -292,8 +323,8 @@ pub struct PullArgs {
     /// As in the annotation `image`: registry/repo[:tag][@digest], oci:/dir[:tag], oci-archive:/file[:tag], file:/path
     #[arg(required = true, value_name = "REF")]
     pub references: Vec<String>,
-    /// Always, IfNotPresent or Never
-    #[arg(long, value_name = "WHEN", default_value = "Always", value_parser = pull_policy)]
+    /// When to query the registry
+    #[arg(short = 'p', long, value_name = "WHEN", default_value = "Always", value_parser = values::pull_policy())]
     pub pull_policy: PullPolicy,
     /// Credentials.
     #[command(flatten)]
@@ -304,10 +335,6 @@ pub struct PullArgs {
     /// Output format
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
-}
-
-fn pull_policy(word: &str) -> Result<PullPolicy, &'static str> {
-    PullPolicy::from_word(word).ok_or("write Always, IfNotPresent or Never")
 }
 
 /// `token WHAT`.
@@ -327,11 +354,11 @@ pub enum TokenCommand {
 #[derive(Debug, Clone, Args)]
 #[command(group(ArgGroup::new("target").required(true)))]
 pub struct TokenCreateArgs {
-    /// A running container, by its id or the beginning of it: the policy decides what it may get
+    /// A running container, by its id, the beginning of it, or its name: the policy decides what it may get
     #[arg(long, value_name = "ID", group = "target")]
     pub container: Option<String>,
     /// A process in user and mount namespaces of its own, which is in no container
-    #[arg(long, group = "target")]
+    #[arg(long, group = "target", value_parser = values::process)]
     pub pid: Option<u32>,
     /// Mount point in the root of the container or process
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf", value_parser = absolute_path)]
@@ -369,22 +396,22 @@ pub struct TokenCreateArgs {
 #[derive(Debug, Clone, Args)]
 pub struct TokenExplainArgs {
     /// Explain what is delegated to this process, by whom, and why its calls fail [default: the calling process]
-    #[arg(long, group = "subject")]
+    #[arg(long, group = "subject", value_parser = values::process)]
     pub pid: Option<u32>,
-    /// The same for a container that has a record, by its id or the beginning of it
+    /// The same for a container that has a record, by its id, the beginning of it, or its name
     #[arg(long, value_name = "ID", group = "subject")]
     pub container: Option<String>,
     /// Print the smallest delegation and the capabilities that these BPF objects need, and what for
     #[arg(long = "object", value_name = "FILE", num_args = 1.., group = "subject")]
     pub objects: Vec<PathBuf>,
     /// What loads the objects: libbpf (also bpftool, libbpf-rs), which probes the kernel first, or other
-    #[arg(long, value_name = "LOADER", default_value = "libbpf", value_parser = object_loader, requires = "objects")]
+    #[arg(long, value_name = "LOADER", default_value = "libbpf", value_parser = values::object_loader(), requires = "objects")]
     pub loader: ObjectLoader,
     /// Explain a request: annotations, or what LXD, Incus or systemd call them
     #[arg(long = "request", value_name = "KEY=VALUE", value_parser = key_value, group = "subject")]
     pub request: Vec<(String, String)>,
-    /// Print only the delegation, as annotations, policy, systemd, incus, lxd or mount options
-    #[arg(long = "as", value_name = "SPELLING", value_parser = spelling, conflicts_with = "scope")]
+    /// Print only the delegation, in this spelling
+    #[arg(long = "as", value_name = "SPELLING", value_parser = values::spelling(), conflicts_with = "scope")]
     pub spelling: Option<Spelling>,
     /// Print for each program type what a program that is loaded with a token reaches on this kernel
     #[arg(long, group = "subject")]
@@ -392,18 +419,6 @@ pub struct TokenExplainArgs {
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
-}
-
-fn object_loader(word: &str) -> Result<ObjectLoader, &'static str> {
-    match word {
-        "libbpf" => Ok(ObjectLoader::Libbpf),
-        "other" => Ok(ObjectLoader::Other),
-        _ => Err("write libbpf or other"),
-    }
-}
-
-fn spelling(word: &str) -> Result<Spelling, &'static str> {
-    Spelling::from_word(word).ok_or("write annotations, policy, systemd, incus, lxd or mount")
 }
 
 /// `token probe`.
@@ -424,6 +439,9 @@ pub struct TokenProbeArgs {
     /// Print the matrix as Markdown
     #[arg(long, requires = "matrix", conflicts_with = "output")]
     pub markdown: bool,
+    /// Spell out what the token allows
+    #[arg(short, long, conflicts_with = "matrix")]
+    pub verbose: bool,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
@@ -443,6 +461,9 @@ pub enum PolicyCommand {
 pub struct PolicyCheckArgs {
     /// A policy file [default: the installed policy with its keys]
     pub file: Option<PathBuf>,
+    /// Spell out what the rules delegate
+    #[arg(short, long)]
+    pub verbose: bool,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
@@ -454,9 +475,12 @@ pub struct PolicyExplainArgs {
     /// An annotation of the request; the prefix hook.bpfman.io/ may be omitted
     #[arg(short, long = "annotation", value_name = "KEY=VALUE", value_parser = key_value)]
     pub annotations: Vec<(String, String)>,
-    /// The container engine: containerd, cri-o, podman or oci
-    #[arg(long, value_name = "ENGINE", default_value = "oci", value_parser = engine)]
-    pub engine: Engine,
+    /// Judge the pods of a Kubernetes manifest, YAML or JSON, instead; - is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["annotations", "pod", "container", "labels", "userns"])]
+    pub file: Option<PathBuf>,
+    /// The container engine [default: oci; containerd with --file]
+    #[arg(long, value_name = "ENGINE", value_parser = values::engine())]
+    pub engine: Option<Engine>,
     /// Kubernetes namespace (containerd, cri-o)
     #[arg(long, value_name = "NAME")]
     pub namespace: Option<String>,
@@ -475,6 +499,9 @@ pub struct PolicyExplainArgs {
     /// Whether the container has its own user namespace
     #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     pub userns: bool,
+    /// Spell out what is delegated
+    #[arg(short, long)]
+    pub verbose: bool,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
@@ -500,9 +527,36 @@ pub struct DoctorArgs {
     /// Print only findings that are not ok
     #[arg(short, long)]
     pub quiet: bool,
+    /// Write what a bug report needs into a new FILE, without secrets; the exit status does not depend on the findings
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quiet", "output"])]
+    pub report: Option<PathBuf>,
     /// Output format
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
+}
+
+/// `__complete SHELL INDEX -- WORD…`
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct CompleteArgs {
+    /// The shell that asks
+    #[arg(value_enum)]
+    pub shell: CompletingShell,
+    /// The number of the word that is completed
+    pub index: usize,
+    /// The words of the command line
+    #[arg(last = true)]
+    pub words: Vec<OsString>,
+}
+
+/// A shell whose script asks for candidates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CompletingShell {
+    /// bash.
+    Bash,
+    /// zsh.
+    Zsh,
+    /// fish.
+    Fish,
 }
 
 /// The engines, and the paths to install to.
@@ -617,14 +671,6 @@ pub struct InstallArgs {
     pub targets: InstallTargets,
 }
 
-/// `uninstall`.
-#[derive(Debug, Clone, Args)]
-pub struct UninstallArgs {
-    /// Targets.
-    #[command(flatten)]
-    pub targets: InstallTargets,
-}
-
 /// Parses `hook STAGE [--engine ENGINE] [--label KEY=VALUE …] [--pod-check WHOSE] [--police] [--root DIR]` without
 /// clap; `args`
 /// are the arguments after the program's name.
@@ -674,14 +720,27 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// The whole command, as help, man pages and completions show it.
+pub fn command() -> clap::Command {
+    help::grouped(examples::added(Cli::command()))
+}
+
 /// Parses the command line of this process: [`hook_fast_path`] first, then clap, which prints help and usage errors and
 /// exits 0 or 2.
 pub fn parse(args: &[OsString]) -> Cli {
     match hook_fast_path(args.get(1..).unwrap_or_default()) {
         Some(mut hook) => Cli { root: hook.root.take(), command: Command::Hook(hook) },
-        None => {
-            let matches = help::grouped(Cli::command()).get_matches_from(args);
-            Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Cli::command()).exit())
-        }
+        None => try_parse(args).unwrap_or_else(|error| error.exit()),
     }
+}
+
+/// Parses a command line with clap, after bpfman's words became ours.
+///
+/// Errors: help and the version too, which clap prints as it prints an error.
+pub fn try_parse(args: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let args = bpfman_words::translate(args)
+        .map_err(|sentence| Cli::command().error(clap::error::ErrorKind::InvalidSubcommand, sentence))?;
+    let matches = command.try_get_matches_from_mut(&args).map_err(|error| nearest::added(error, &command, &args))?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::registry::RegistryAuth;
-use super::{Formatted, absolute_path, key_value};
+use super::{Formatted, absolute_path, key_value, values};
 use crate::model::annotations::{GlobalValue, global_value};
 use crate::model::attach_point::{Direction, Order, ProgramKind, TracepointName, TypeFilter};
 use crate::model::bytecode::PullPolicy;
+use crate::model::text::nearest_hint;
 
 /// `load WHAT`.
 #[derive(Debug, Clone, Subcommand)]
@@ -36,8 +37,8 @@ pub struct LoadImageArgs {
     /// The image, as in the annotation `image`
     #[arg(short, long, value_name = "REF")]
     pub image_url: String,
-    /// When to query the registry: Always, IfNotPresent, Never
-    #[arg(short, long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = pull_policy)]
+    /// When to query the registry
+    #[arg(short, long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = values::pull_policy())]
     pub pull_policy: PullPolicy,
     /// user:password in base64, for this image only; visible to other users in the process list
     #[arg(short, long, value_name = "BASE64", value_parser = RegistryAuth::take)]
@@ -66,7 +67,7 @@ pub struct LoadArgs {
     #[arg(short, long, value_name = "NAME")]
     pub application: Option<String>,
     /// Share the maps of this program by name, instead of creating new ones
-    #[arg(long, value_name = "PROGRAM_ID")]
+    #[arg(long, value_name = "PROGRAM_ID", value_parser = values::kernel_id)]
     pub map_owner_id: Option<u32>,
     /// Format.
     #[command(flatten)]
@@ -88,7 +89,7 @@ pub struct ProgramArg {
 #[derive(Debug, Clone, Args)]
 pub struct AttachArgs {
     /// Kernel id of the program
-    #[arg(value_name = "PROGRAM_ID")]
+    #[arg(value_name = "PROGRAM_ID", value_parser = values::kernel_id)]
     pub program: u32,
     /// Attach point.
     #[command(subcommand)]
@@ -140,10 +141,10 @@ pub enum AttachTo {
         #[arg(long, value_name = "BYTES", default_value_t = 0)]
         offset: u64,
         /// Only this process
-        #[arg(short, long)]
+        #[arg(short, long, value_parser = values::process)]
         pid: Option<u32>,
         /// Resolve the target in the root directory of this process
-        #[arg(short, long, value_name = "PID")]
+        #[arg(short, long, value_name = "PID", value_parser = values::process)]
         container_pid: Option<u32>,
         /// Attach to the return; implied for programs of a uretprobe section
         #[arg(short, long)]
@@ -194,8 +195,8 @@ pub struct InterfaceArgs {
 /// A direction on an interface.
 #[derive(Debug, Clone, Args)]
 pub struct DirectedArgs {
-    /// ingress or egress
-    #[arg(short, long, value_parser = direction)]
+    /// The direction of the packets
+    #[arg(short, long, value_parser = values::direction())]
     pub direction: Direction,
     /// The interface.
     #[command(flatten)]
@@ -206,7 +207,7 @@ pub struct DirectedArgs {
 #[derive(Debug, Clone, Args)]
 pub struct DetachArgs {
     /// Kernel ids of links
-    #[arg(required = true, value_name = "LINK_ID")]
+    #[arg(required = true, value_name = "LINK_ID", value_parser = values::kernel_id)]
     pub links: Vec<u32>,
     /// Do not fail if a link does not exist
     #[arg(long)]
@@ -217,7 +218,7 @@ pub struct DetachArgs {
 #[derive(Debug, Clone, Args)]
 pub struct UnloadArgs {
     /// Kernel ids of programs
-    #[arg(required_unless_present = "application", conflicts_with = "application", value_name = "PROGRAM_ID")]
+    #[arg(required_unless_present = "application", conflicts_with = "application", value_name = "PROGRAM_ID", value_parser = values::kernel_id)]
     pub programs: Vec<u32>,
     /// All programs of this application
     #[arg(long, value_name = "NAME")]
@@ -248,10 +249,11 @@ pub struct Selection {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct Selectors {
     /// Only programs of this type: xdp, tcx, kprobe …, or a kernel program type: tc, probe, tracing …
-    #[arg(short = 't', short_alias = 'p', long, value_name = "TYPE", value_parser = type_filter)]
+    #[arg(short = 't', short_alias = 'p', long, alias = "type", alias = "kind", value_name = "TYPE")]
+    #[arg(value_parser = values::type_filter)]
     pub program_type: Option<TypeFilter>,
     /// Only these programs
-    #[arg(long, value_name = "PROGRAM_ID", num_args = 1.., value_delimiter = ',')]
+    #[arg(long, value_name = "PROGRAM_ID", num_args = 1.., value_delimiter = ',', value_parser = values::kernel_id)]
     pub program_id: Vec<u32>,
     /// Only programs of this application
     #[arg(long, value_name = "NAME")]
@@ -261,14 +263,10 @@ pub struct Selectors {
     pub metadata_selector: Vec<(String, String)>,
 }
 
-fn type_filter(word: &str) -> Result<TypeFilter, String> {
-    let known = || ProgramKind::ALL.iter().map(|(_, word)| *word).collect::<Vec<_>>().join(", ");
-    TypeFilter::from_word(word).ok_or_else(|| format!("write one of {}, or a kernel program type as bpfman names it", known()))
-}
-
 fn kind(word: &str) -> Result<ProgramKind, String> {
     let known = || ProgramKind::ALL.iter().map(|(_, word)| *word).collect::<Vec<_>>().join(", ");
-    ProgramKind::from_word(word).ok_or_else(|| format!("write one of {}", known()))
+    let hint = || nearest_hint(word, ProgramKind::ALL.map(|(_, word)| word));
+    ProgramKind::from_word(word).ok_or_else(|| format!("write one of {}{}", known(), hint()))
 }
 
 fn wanted(text: &str) -> Result<ProgramArg, String> {
@@ -305,18 +303,6 @@ fn tracepoint(text: &str) -> Result<TracepointName, String> {
         }
         _ => Err("write CATEGORY/NAME, for example sched/sched_switch".to_owned()),
     }
-}
-
-fn direction(word: &str) -> Result<Direction, String> {
-    match word {
-        "ingress" => Ok(Direction::Ingress),
-        "egress" => Ok(Direction::Egress),
-        _ => Err("write ingress or egress".to_owned()),
-    }
-}
-
-fn pull_policy(word: &str) -> Result<PullPolicy, String> {
-    PullPolicy::from_word(word).ok_or_else(|| "write Always, IfNotPresent or Never".to_owned())
 }
 
 #[cfg(test)]

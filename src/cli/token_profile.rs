@@ -15,7 +15,7 @@ pub struct TokenProfileArgs {
     #[arg(long, value_name = "FILE")]
     pub to: Option<PathBuf>,
     /// Print only what is to be pasted: annotations or policy; for a token also systemd, incus, lxd or mount
-    #[arg(long = "as", value_name = "SPELLING", value_parser = super::spelling, requires = "via", conflicts_with = "output")]
+    #[arg(long = "as", value_name = "SPELLING", value_parser = super::values::spelling(), requires = "via", conflicts_with = "output")]
     pub spelling: Option<Spelling>,
     /// For which way --as prints
     #[arg(long, value_enum, value_name = "WAY", requires = "spelling")]

@@ -22,6 +22,9 @@ pub struct EventsArgs {
     /// the same key are ORed, different keys are ANDed
     #[arg(short = 'F', long = "filter", value_name = "KEY=VALUE", value_parser = super::key_value)]
     pub filters: Vec<(String, String)>,
+    /// Do not shorten times, ids and digests
+    #[arg(long)]
+    pub no_trunc: bool,
     /// Output format; JSON is one document per line
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,

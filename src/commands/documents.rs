@@ -4,22 +4,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 
-use crate::cli::{Cli, Format, Formatted};
+use crate::cli::{Format, Formatted};
+use crate::commands::man::ManPage;
+use crate::commands::{complete, man};
 use crate::output::error::CommandError;
 use crate::output::format::json;
 use crate::output::print;
 
 /// Prints the completion script of a shell.
 pub fn completions(shell: Shell) -> Result<ExitCode, CommandError> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "bpfman-hook", &mut script);
-    print(&String::from_utf8_lossy(&script))
+    print(&String::from_utf8_lossy(&complete::script(shell)))
 }
 
-/// Writes one man page for each command into an existing directory.
+/// Writes the man pages into an existing directory.
 pub fn man(directory: &Path) -> Result<ExitCode, CommandError> {
     write_man(directory).map_err(CommandError::doing(format!("write man pages into {}", directory.display())))?;
     Ok(ExitCode::SUCCESS)
@@ -29,7 +28,7 @@ fn write_man(directory: &Path) -> io::Result<()> {
     if !directory.is_dir() {
         return Err(io::Error::new(io::ErrorKind::NotADirectory, "create the directory first"));
     }
-    clap_mangen::generate_to(Cli::command(), directory)
+    man::pages().into_iter().try_for_each(|page| std::fs::write(directory.join(page.file), page.text))
 }
 
 /// The files that `install` writes below PREFIX, with their paths relative to it: completions where each shell looks
@@ -40,26 +39,9 @@ pub fn files() -> Vec<(PathBuf, Vec<u8>)> {
         (Shell::Zsh, "share/zsh/site-functions/_bpfman-hook"),
         (Shell::Fish, "share/fish/vendor_completions.d/bpfman-hook.fish"),
     ];
-    let script = |(shell, path): (Shell, &str)| {
-        let mut text = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "bpfman-hook", &mut text);
-        (PathBuf::from(path), text)
-    };
-    let mut files: Vec<_> = scripts.into_iter().map(script).collect();
-    let mut command = Cli::command().disable_help_subcommand(true);
-    command.build();
-    pages(&command, &mut files);
-    files
-}
-
-fn pages(command: &Command, files: &mut Vec<(PathBuf, Vec<u8>)>) {
-    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
-        pages(inner, files);
-    }
-    let man = clap_mangen::Man::new(command.clone());
-    let mut text = Vec::new();
-    man.render(&mut text).expect("writing to a Vec cannot fail");
-    files.push((Path::new("share/man/man1").join(man.get_filename()), text));
+    let script = |(shell, path): (Shell, &str)| (PathBuf::from(path), complete::script(shell));
+    let page = |page: ManPage| (Path::new("share/man").join(format!("man{}", page.section)).join(page.file), page.text);
+    scripts.into_iter().map(script).chain(man::pages().into_iter().map(page)).collect()
 }
 
 /// `version`: the program's version and the revision of the store, whose records another revision may not read.
@@ -82,23 +64,24 @@ mod tests {
         let mut pages: Vec<_> =
             std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         pages.sort();
-        for page in ["bpfman-hook.1", "bpfman-hook-doctor.1", "bpfman-hook-token-create.1", "bpfman-hook-list-programs.1"] {
+        for page in [
+            "bpfman-hook.1",
+            "bpfman-hook-doctor.1",
+            "bpfman-hook-token-create.1",
+            "bpfman-hook-list-programs.1",
+            "bpfman-hook-policy.5",
+        ] {
             assert!(pages.iter().any(|p| p == page), "{page} in {pages:?}");
         }
         assert!(write_man(&directory.path().join("none")).is_err());
         let installed: Vec<_> = files()
             .into_iter()
-            .filter_map(|(path, text)| Some((path.strip_prefix("share/man/man1").ok()?.to_owned(), text)))
+            .filter(|(path, _)| path.starts_with("share/man"))
+            .filter_map(|(path, text)| Some((PathBuf::from(path.file_name()?), text)))
             .collect();
         assert_eq!(installed.len(), pages.len());
         for (path, text) in installed {
             assert_eq!(std::fs::read(directory.path().join(&path)).unwrap(), text, "{}", path.display());
-        }
-        let mut script = Vec::new();
-        clap_complete::generate(Shell::Bash, &mut Cli::command(), "bpfman-hook", &mut script);
-        let script = String::from_utf8(script).unwrap();
-        for command in Cli::command().get_subcommands() {
-            assert!(script.contains(command.get_name()), "{}", command.get_name());
         }
     }
 }

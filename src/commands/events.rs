@@ -12,7 +12,9 @@ use crate::cli::watch::EventsArgs;
 use crate::model::event::Event;
 use crate::model::metrics_table::EventKind;
 use crate::output::error::CommandError;
+use crate::output::style::Style;
 use crate::output::table::printable;
+use crate::output::view::short_id;
 use crate::paths::Paths;
 use crate::sys::clock;
 use crate::sys::export::{EVENTS, OLD_EVENTS};
@@ -35,10 +37,10 @@ fn show(directory: &Path, args: &EventsArgs, filter: &EventFilter) -> Result<(),
         true => Some(Watch::directory(directory)?),
         false => None,
     };
-    let mut tail = Tail::new(directory);
+    let (mut tail, style) = (Tail::new(directory), Style::of_stdout());
     loop {
         let lines = tail.read()?;
-        let text: String = lines.iter().filter_map(|line| print(line, args.output, filter)).collect();
+        let text: String = lines.iter().filter_map(|line| print(line, args, style, filter)).collect();
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
             // The reader closed the pipe.
@@ -60,18 +62,20 @@ fn nothing_there(directory: &Path) -> CommandError {
 }
 
 /// Formats one line of the file; None if it is filtered out or is not an event.
-fn print(line: &str, format: Format, filter: &EventFilter) -> Option<String> {
+fn print(line: &str, args: &EventsArgs, style: Style, filter: &EventFilter) -> Option<String> {
     let event: Event = serde_json::from_str(line).ok()?;
-    filter.takes(&event).then(|| match format {
+    filter.takes(&event).then(|| match args.output {
         Format::Json => format!("{line}\n"),
-        Format::Table => sentence(&event),
+        Format::Table => sentence(&event, args.no_trunc, style),
     })
 }
 
-/// The format of `podman events`: time, type, action, object, and the other attributes in parentheses.
-fn sentence(event: &Event) -> String {
+/// The format of `podman events`: time, type, action, object, and the other attributes in parentheses. `whole` is
+/// without shortening.
+fn sentence(event: &Event, whole: bool, style: Style) -> String {
+    let id = |id: &str| if whole { id.to_owned() } else { short_id(id).to_owned() };
     let (kind, whom) = if let Some(container) = &event.container {
-        ("container", container.clone())
+        ("container", id(container))
     } else if let Some(cookie) = event.netns {
         ("netns", cookie.to_string())
     } else if event.what == EventKind::Pulled.word() {
@@ -91,7 +95,10 @@ fn sentence(event: &Event) -> String {
         ("link", number(event.link_id)),
         ("target", event.target.clone()),
         ("image", image),
-        ("digest", event.digest.clone()),
+        (
+            "digest",
+            event.digest.as_deref().map(|digest| id(digest.strip_prefix("sha256:").filter(|_| !whole).unwrap_or(digest))),
+        ),
         ("origin", event.origin.clone()),
         ("count", event.count.map(|count| count.to_string())),
         ("reason", event.reason.clone()),
@@ -100,7 +107,12 @@ fn sentence(event: &Event) -> String {
     .filter_map(|(key, value)| value.map(|value| format!("{key}={}", printable(&value))))
     .collect();
     let rest = if rest.is_empty() { String::new() } else { format!(" ({})", rest.join(", ")) };
-    format!("{} {kind} {} {}{rest}\n", printable(&event.time), printable(&event.what), printable(&whom))
+    let time = match event.time.split_once('.') {
+        Some((seconds, _)) if !whole => format!("{seconds}Z"),
+        _ => event.time.clone(),
+    };
+    let what = style.state(&printable(&event.what), 0);
+    format!("{} {kind} {what} {}{rest}\n", printable(&time), printable(&whom))
 }
 
 /// Selects events. Times are texts without the final Z, so that they sort.
@@ -111,7 +123,8 @@ struct EventFilter {
     keys: Vec<(String, String)>,
 }
 
-const KEYS: [&str; 7] = ["container", "type", "image", "namespace", "pod", "application", "program"];
+/// The keys of a filter.
+pub const KEYS: [&str; 7] = ["container", "type", "image", "namespace", "pod", "application", "program"];
 
 impl EventFilter {
     fn new(args: &EventsArgs, now: u64) -> Result<Self, CommandError> {
@@ -279,7 +292,7 @@ mod tests {
 
     fn args(filters: &[(&str, &str)]) -> EventsArgs {
         let filters = filters.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        EventsArgs { follow: false, since: None, until: None, filters, output: Format::Table }
+        EventsArgs { follow: false, since: None, until: None, filters, no_trunc: false, output: Format::Table }
     }
 
     #[test]
@@ -362,12 +375,20 @@ mod tests {
             reason: Some("no".into()),
             ..Event::new(EventKind::Refused)
         };
-        let text = sentence(&refused);
-        assert!(text.starts_with("2026-11-25T06:00:00.000000001Z container refused web (pod=a"), "{text}");
+        let text = sentence(&refused, false, Style::default());
+        assert!(text.starts_with("2026-11-25T06:00:00Z container refused web (pod=a"), "{text}");
         assert!(text.ends_with("reason=no)\n") && text.matches('\n').count() == 1 && !text.contains('\u{1b}'), "{text}");
+        let (container, digest) = ("ab".repeat(32), format!("sha256:{}", "cd".repeat(32)));
+        let started = Event { container: Some(container.clone()), digest: Some(digest.clone()), ..refused.clone() };
+        let text = sentence(&started, false, Style::default());
+        assert!(text.contains(" abababababab (") && text.contains("digest=cdcdcdcdcdcd, "), "{text}");
+        let text = sentence(&started, true, Style::default());
+        assert!(text.contains(&container) && text.contains(&digest) && text.contains("00.000000001Z"), "{text}");
         let json = serde_json::to_string(&refused).unwrap();
         assert_eq!(json.matches('\n').count(), 0);
-        assert_eq!(print(&json, Format::Json, &EventFilter::default()), Some(format!("{json}\n")));
-        assert_eq!(print("{broken", Format::Json, &EventFilter::default()), None);
+        let args = EventsArgs { output: Format::Json, ..args(&[]) };
+        let printed = |line: &str| print(line, &args, Style::default(), &EventFilter::default());
+        assert_eq!(printed(&json), Some(format!("{json}\n")));
+        assert_eq!(printed("{broken"), None);
     }
 }

@@ -1,22 +1,22 @@
 //! `list`, `get` and `inspect`: print what the store says, for humans and for programs.
 
-use std::fmt::Write as _;
 use std::io::Write;
 use std::time::Duration;
 
 use serde::ser::{SerializeSeq as _, Serializer as _};
 
 use crate::commands::get::OtherProgram;
+use crate::commands::tree::{TreeDetail, tree};
 use crate::lifecycle::health::{Health, OwnerProblem};
 use crate::model::ids::OwnerNo;
-use crate::model::police::{CountedCall, PoliceMode, PoliceRecord, times};
 use crate::model::proxy::usage::UsedKind;
 use crate::model::record::{Owner, OwnerRecord};
 use crate::output::Cut;
-use crate::output::format::{ListFormat, id, json, verdict, word};
+use crate::output::format::{ListFormat, id, json, word};
+use crate::output::style::Style;
 use crate::output::table::{Table, printable};
 use crate::output::view;
-use crate::output::view::{LinkView, OwnerState, OwnerView, ProgramView, ProxyProcessView, Stats, WorkloadObjectView};
+use crate::output::view::{LinkView, OwnerName, OwnerView, ProgramView, Stats, WorkloadObjectView};
 
 /// A record, and the health of its owner when it was read.
 #[derive(Debug, Clone)]
@@ -25,16 +25,55 @@ pub struct SeenOwner {
     pub record: OwnerRecord,
     /// What the owner has lost.
     pub health: Health,
+    /// The engine's name for it.
+    pub name: Option<String>,
+}
+
+/// How a listing is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListLook {
+    /// The form.
+    pub format: ListFormat,
+    /// For tables and trees: ids in full length, every name, colours and width.
+    pub detail: TreeDetail,
+}
+
+impl ListLook {
+    /// Colours, and the columns of the terminal unless nothing is to be cut.
+    fn style(self) -> Style {
+        let style = self.detail.style;
+        if self.detail.whole_ids { Style { width: None, ..style } } else { style }
+    }
 }
 
 impl SeenOwner {
     /// What the container's workload loaded itself.
     fn by_workload(&self, kind: UsedKind) -> impl Iterator<Item = WorkloadObjectView<'_>> {
-        view::by_workload(&self.record, kind)
+        view::by_workload(&self.record, kind).map(|mut object| {
+            object.owner.name.clone_from(&self.name);
+            object
+        })
     }
 
     fn programs(&self) -> impl Iterator<Item = ProgramView<'_>> {
-        view::programs(&self.record).map(|program| program.with(&self.health))
+        view::programs(&self.record).map(|program| program.with(&self.health).named(self.name.as_ref()))
+    }
+
+    /// The owner with everything it has.
+    pub fn view(&self) -> OwnerView<'_> {
+        OwnerView::new(&self.record, &self.health).named(self.name.as_ref())
+    }
+
+    /// The owner for a column of a table.
+    fn owner(&self, look: ListLook) -> String {
+        match (look.detail.whole_ids, &self.record.owner) {
+            (true, owner) => owner.to_string(),
+            (false, Owner::Netns(netns)) => match &netns.workload.pod {
+                Some(pod) => format!("pod {pod}"),
+                None => format!("netns {}", netns.cookie),
+            },
+            (false, _) => OwnerName { name: self.name.clone(), ..OwnerName::of(&self.record) }.short(),
+        }
     }
 
     /// The remedies for lost objects, one per line; empty if nothing is lost.
@@ -54,7 +93,7 @@ pub type AskStats = fn(u32) -> Result<Option<Stats>, Cut>;
 pub fn programs(
     seen: impl Iterator<Item = Result<SeenOwner, Cut>>,
     others: impl FnOnce() -> Result<Vec<OtherProgram>, Cut>,
-    format: ListFormat,
+    look: ListLook,
     stats: Option<AskStats>,
     out: &mut dyn Write,
 ) -> Result<(), Cut> {
@@ -64,7 +103,7 @@ pub fn programs(
         }
         Ok::<_, Cut>(())
     };
-    match format {
+    match look.format {
         ListFormat::Json => {
             let mut json = serde_json::Serializer::pretty(&mut *out);
             let mut array = json.serialize_seq(None)?;
@@ -93,19 +132,28 @@ pub fn programs(
             others()?.iter().try_for_each(|other| writeln!(out, "{}", other.id))?;
         }
         ListFormat::Table => {
-            let mut table = Table::new(match stats {
-                Some(_) => &["PROGRAM ID", "NAME", "TYPE", "RUNS", "RUN TIME", "MEMORY", "VERIFIED", "OWNER"],
-                None => &["PROGRAM ID", "NAME", "TYPE", "SCOPE", "LINKS", "OWNER", "IMAGE"],
-            });
+            let mut table = match stats {
+                Some(_) => Table::new(&["ID", "NAME", "TYPE", "RUNS", "RUN TIME", "MEMORY", "VERIFIED", "OWNER"]).styled(
+                    look.style(),
+                    &[7],
+                    &[1],
+                ),
+                None => {
+                    Table::new(&["ID", "NAME", "TYPE", "SCOPE", "LINKS", "OWNER", "IMAGE"]).styled(look.style(), &[6, 5], &[1])
+                }
+            };
             let mut remedies = String::new();
             for seen in seen {
                 let seen = seen?;
-                let owner = seen.record.owner.to_string();
+                let owner = seen.owner(look);
                 for mut program in seen.programs() {
                     ask(&mut program)?;
-                    table.row([id(program.id), name(&program), program.kind.to_string()].into_iter().chain(match stats {
+                    // The reason is below the table.
+                    let gone = if program.gone.is_some() { "gone: " } else { "" };
+                    let cells = [id(program.id), format!("{gone}{}", program.name), program.kind.to_string()];
+                    table.row(cells.into_iter().chain(match stats {
                         Some(_) => stats_cells(program.stats.as_ref(), &owner),
-                        None => place_cells(&program, &owner),
+                        None => place_cells(&program, &owner, look),
                     }));
                 }
                 for program in seen.by_workload(UsedKind::Program) {
@@ -142,13 +190,22 @@ fn stats_cells(stats: Option<&Stats>, owner: &str) -> Vec<String> {
 }
 
 /// Scope and origin of a program, from its scope to its image.
-fn place_cells(program: &ProgramView, owner: &str) -> Vec<String> {
-    vec![word(&program.scope), program.links.len().to_string(), owner.to_owned(), program.image.to_string()]
+fn place_cells(program: &ProgramView, owner: &str, look: ListLook) -> Vec<String> {
+    /// How many links a cell names.
+    const LINKS_NAMED: usize = 2;
+    let mut links: Vec<String> = program.links.iter().map(|link| id(link.id)).collect();
+    let more = links.len().saturating_sub(LINKS_NAMED);
+    if more > 0 && !look.detail.whole_ids {
+        links.truncate(LINKS_NAMED);
+        links.push(format!("+{more}"));
+    }
+    let links = if links.is_empty() { "-".to_owned() } else { links.join(",") };
+    vec![word(&program.scope), links, owner.to_owned(), program.image.to_string()]
 }
 
 /// `list links`
-pub fn links(seen: impl Iterator<Item = Result<SeenOwner, Cut>>, format: ListFormat, out: &mut dyn Write) -> Result<(), Cut> {
-    match format {
+pub fn links(seen: impl Iterator<Item = Result<SeenOwner, Cut>>, look: ListLook, out: &mut dyn Write) -> Result<(), Cut> {
+    match look.format {
         ListFormat::Json => {
             let mut json = serde_json::Serializer::pretty(&mut *out);
             let mut array = json.serialize_seq(None)?;
@@ -169,12 +226,13 @@ pub fn links(seen: impl Iterator<Item = Result<SeenOwner, Cut>>, format: ListFor
             }
         }
         ListFormat::Table => {
-            let mut table = Table::new(&["LINK ID", "TYPE", "ATTACHED TO", "PROGRAM ID", "PROGRAM", "OWNER"]);
+            let heading = ["ID", "TYPE", "ATTACHED TO", "PROGRAM", "NAME", "OWNER"];
+            let mut table = Table::new(&heading).styled(look.style(), &[2, 5], &[4]);
             let mut remedies = String::new();
             for seen in seen {
                 let seen = seen?;
                 for link in seen.programs().flat_map(|program| program.links) {
-                    table.row(link_cells(&link, seen.record.owner.to_string()));
+                    table.row(link_cells(&link, seen.owner(look)));
                 }
                 for link in seen.by_workload(UsedKind::Link) {
                     let (id, kind) = (link.object.id.to_string(), link.object.type_word().to_owned());
@@ -186,7 +244,7 @@ pub fn links(seen: impl Iterator<Item = Result<SeenOwner, Cut>>, format: ListFor
                         place.unwrap_or_else(|| BY_WORKLOAD.to_owned()),
                         unknown(),
                         unknown(),
-                        seen.record.owner.to_string(),
+                        seen.owner(look),
                     ]);
                 }
                 remedies.push_str(&seen.remedies());
@@ -201,30 +259,22 @@ fn link_cells(link: &LinkView, owner: String) -> [String; 6] {
     [id(link.id), link.at.word().to_owned(), link.place(), id(link.program_id), link.program.to_string(), owner]
 }
 
-/// A program's name, marked if the kernel no longer has it.
-fn name(program: &ProgramView) -> String {
-    match program.gone {
-        Some(loss) => format!("{} ({})", program.name, loss.words()),
-        None => program.name.to_string(),
-    }
-}
-
 /// `list containers`: a tree for each container. `held` finds the network namespace with a number.
 pub fn containers(
     seen: impl Iterator<Item = Result<SeenOwner, Cut>>,
     held: impl Fn(OwnerNo) -> Option<SeenOwner>,
-    format: ListFormat,
+    look: ListLook,
     out: &mut dyn Write,
 ) -> Result<(), Cut> {
     let is_container = |seen: &SeenOwner| matches!(seen.record.owner, Owner::Container(_));
-    match format {
+    match look.format {
         ListFormat::Json => {
             let mut json = serde_json::Serializer::pretty(&mut *out);
             let mut array = json.serialize_seq(None)?;
             for seen in seen {
                 let seen = seen?;
                 if is_container(&seen) {
-                    array.serialize_element(&OwnerView::new(&seen.record, &seen.health))?;
+                    array.serialize_element(&seen.view())?;
                 }
             }
             array.end()?;
@@ -244,9 +294,8 @@ pub fn containers(
                 if is_container(&seen) {
                     none = false;
                     let held: Vec<SeenOwner> = seen.record.owner.holds().iter().filter_map(|no| held(*no)).collect();
-                    let pods: Vec<_> = held.iter().map(|seen| OwnerView::new(&seen.record, &seen.health)).collect();
-                    let view = OwnerView::new(&seen.record, &seen.health);
-                    out.write_all(tree(&view, pods.iter(), Detail::Brief).as_bytes())?;
+                    let pods: Vec<_> = held.iter().map(SeenOwner::view).collect();
+                    out.write_all(tree(&seen.view(), pods.iter(), look.detail).as_bytes())?;
                 }
                 remedies.push_str(&seen.remedies());
             }
@@ -259,137 +308,29 @@ pub fn containers(
     Ok(())
 }
 
-/// `inspect CONTAINER`: everything about the containers whose id begins with `prefix`; None if there are none. `seen`
-/// contains them and the network namespaces that they hold, in the order of the numbers.
-pub fn inspect(seen: &[SeenOwner], prefix: &str, format: ListFormat) -> Option<String> {
-    let views: Vec<OwnerView> = seen.iter().map(|seen| OwnerView::new(&seen.record, &seen.health)).collect();
-    let exact = views.iter().any(|v| v.kind == "container" && v.id == prefix);
-    let matches = |v: &&OwnerView| v.kind == "container" && if exact { v.id == prefix } else { v.id.starts_with(prefix) };
-    let found: Vec<&OwnerView> = views.iter().filter(matches).collect();
+/// `inspect CONTAINER`: everything about the containers that `wanted` accepts; None if there are none. `seen` contains
+/// them and the network namespaces that they hold, in the order of the numbers.
+pub fn inspect(seen: &[SeenOwner], wanted: impl Fn(&SeenOwner) -> bool, look: ListLook) -> Option<String> {
+    let views: Vec<OwnerView> = seen.iter().map(SeenOwner::view).collect();
+    let found: Vec<&OwnerView> = views.iter().zip(seen).filter(|(_, seen)| wanted(seen)).map(|(view, _)| view).collect();
     let mut held: Vec<&OwnerView> = found.iter().flat_map(|view| held_by(view, &views)).collect();
-    held.sort_by_key(|view| view.owner);
-    held.dedup_by_key(|view| view.owner);
+    held.sort_by_key(|view| view.owner.no);
+    held.dedup_by_key(|view| view.owner.no);
     if found.is_empty() {
         return None;
     }
-    Some(match format {
+    let whole = TreeDetail { whole: true, ..look.detail };
+    Some(match look.format {
         ListFormat::Json => json(&found.iter().chain(&held).collect::<Vec<_>>()),
-        ListFormat::Quiet => found.iter().map(|v| format!("{}\n", v.id)).collect(),
-        ListFormat::Table => found.iter().map(|v| tree(v, held_by(v, &views), Detail::Whole)).collect(),
+        ListFormat::Quiet => found.iter().map(|v| format!("{}\n", v.owner.id)).collect(),
+        ListFormat::Table => found.iter().map(|v| tree(v, held_by(v, &views), whole)).collect(),
     })
 }
 
 /// The network namespaces whose programs a container holds, from all owners in the order of their numbers.
 fn held_by<'a>(view: &OwnerView, all: &'a [OwnerView<'a>]) -> impl Iterator<Item = &'a OwnerView<'a>> {
-    let find = |no: &u64| all.binary_search_by_key(no, |v| v.owner).ok().and_then(|at| all.get(at));
+    let find = |no: &u64| all.binary_search_by_key(no, |v| v.owner.no).ok().and_then(|at| all.get(at));
     view.holds.iter().filter_map(find).collect::<Vec<_>>().into_iter()
-}
-
-/// How much of a container the tree shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Detail {
-    /// `list`: one line per item.
-    Brief,
-    /// `inspect`: the verifier's log too.
-    Whole,
-}
-
-/// One container with everything it has, as a tree; `pods` are the network namespaces that it holds.
-fn tree<'a>(view: &OwnerView, pods: impl Iterator<Item = &'a OwnerView<'a>>, detail: Detail) -> String {
-    let mut text = format!("{}  {}", printable(&view.id), word(&view.state));
-    if let Some(engine) = view.engine {
-        _ = write!(text, "  {engine}");
-    }
-    if let (Some(namespace), Some(pod)) = (&view.namespace, &view.pod) {
-        _ = write!(text, "  {}/{}", printable(namespace), printable(pod));
-        if let Some(container) = &view.container {
-            _ = write!(text, "/{}", printable(container));
-        }
-    }
-    if let Some(pid) = view.pid {
-        _ = write!(text, "  pid {pid}");
-    }
-    text.push('\n');
-    let mut branches: Vec<(String, Vec<String>)> = Vec::new();
-    if let Some(reason) = &view.reason {
-        let log = view.verifier_log.iter().filter(|_| detail == Detail::Whole).flat_map(|log| log.lines());
-        let branch = match view.state {
-            OwnerState::Dead => format!("dead: {}; `bpfman-hook gc` releases what it holds", printable(reason)),
-            _ => format!("failed: {}", printable(reason)),
-        };
-        branches.push((branch, log.map(printable).collect()));
-    }
-    branches.extend(view.leftovers.iter().map(|left| (format!("left behind: {}", printable(left)), Vec::new())));
-    branches.extend(view.programs.iter().map(|p| program_branch(p, "")));
-    for netns in pods {
-        branches.extend(netns.programs.iter().map(|p| program_branch(p, " of the pod")));
-    }
-    branches.extend(view.maps.iter().filter(|m| m.shown_as.is_none()).map(|m| map_branch(m, None)));
-    if let Some(bpffs) = &view.bpffs {
-        let shown = view.maps.iter().filter_map(|m| m.shown_as.as_ref().map(|file| map_branch(m, Some(file)).0));
-        let delegates = bpffs.delegates.iter().map(|(key, value)| format!("{key}={value}"));
-        let kind = if bpffs.delegates.is_empty() { "private" } else { "delegated" };
-        branches.push((format!("bpffs {} ({kind})", printable(&bpffs.path)), delegates.chain(shown).collect()));
-    }
-    if let Some(proxy) = &view.proxy {
-        let objects = proxy.objects.iter().filter(|_| detail == Detail::Whole).map(|object| printable(&object.line()));
-        let processes = proxy.processes.iter().filter(|process| detail == Detail::Whole || process.lost).map(process_leaf);
-        let branch = format!("proxy of bpf(2) ({} scope): {} loaded by the workload", word(&proxy.scope), proxy.objects.len());
-        branches.push((branch, processes.chain(objects).collect()));
-    }
-    branches.extend(view.police.map(|police| police_branch(police, detail)));
-    let last = branches.len();
-    for (n, (branch, leaves)) in branches.iter().enumerate() {
-        let (elbow, trunk) = if n + 1 == last { ("└─", "  ") } else { ("├─", "│ ") };
-        _ = writeln!(text, "{elbow} {branch}");
-        for (m, leaf) in leaves.iter().enumerate() {
-            let elbow = if m + 1 == leaves.len() { "└─" } else { "├─" };
-            _ = writeln!(text, "{trunk} {elbow} {leaf}");
-        }
-    }
-    text
-}
-
-fn program_branch(program: &ProgramView, whose: &str) -> (String, Vec<String>) {
-    let kind = program.kind;
-    let title = format!(
-        "program {} {kind} {}{whose}  [{}, {}]",
-        id(program.id),
-        printable(&name(program)),
-        printable(&program.image),
-        verdict(program),
-    );
-    let links = program.links.iter().map(|l| format!("link {} on {}", id(l.id), printable(&l.place())));
-    (title, links.collect())
-}
-
-fn police_branch(police: &PoliceRecord, detail: Detail) -> (String, Vec<String>) {
-    let verb = match police.mode {
-        PoliceMode::Warn => "not allowed",
-        PoliceMode::Enforce => "refused",
-    };
-    let refused =
-        |call: &CountedCall| format!("{} {}: {verb}, {}", call.set.noun(), printable(&call.name), times(call.refused));
-    let leaves = police.refused.iter().filter(|_| detail == Detail::Whole).map(refused).collect();
-    let kinds = match police.refused.len() {
-        0 => "nothing".to_owned(),
-        1 => "one name".to_owned(),
-        n => format!("{n} names"),
-    };
-    (format!("policed ({}): {kinds} {verb}", police.mode), leaves)
-}
-
-fn process_leaf(process: &ProxyProcessView) -> String {
-    let gone = if process.lost { "  gone: bpf(2) calls get ENOSYS" } else { "" };
-    format!("process {} of the {}{gone}", process.pid, word(&process.of))
-}
-
-fn map_branch(map: &crate::output::view::MapView, file: Option<&str>) -> (String, Vec<String>) {
-    let mut text = format!("map {} {}", id(map.id), printable(&map.name));
-    if let (Some(file), Some(access)) = (file, &map.access) {
-        _ = write!(text, " as {} ({})", printable(file), word(access));
-    }
-    (text, Vec::new())
 }
 
 #[cfg(test)]
@@ -467,7 +408,8 @@ pub(super) mod tests {
 
     /// These records, all with this health.
     fn seen(health: &Health) -> Vec<SeenOwner> {
-        records().into_iter().map(|record| SeenOwner { record, health: health.clone() }).collect()
+        let seen = |record| SeenOwner { record, health: health.clone(), name: None };
+        records().into_iter().map(seen).collect()
     }
 
     /// The output of a listing.
@@ -477,24 +419,36 @@ pub(super) mod tests {
         String::from_utf8(out).unwrap()
     }
 
+    /// A minute after the records were created, in a pipe.
+    fn look(format: ListFormat) -> ListLook {
+        ListLook { format, detail: TreeDetail { now: 1760, ..TreeDetail::default() } }
+    }
+
+    /// `inspect` of the containers whose id begins with the text.
+    fn inspected(seen: &[SeenOwner], prefix: &str, format: ListFormat) -> Option<String> {
+        let wanted =
+            |seen: &SeenOwner| seen.record.owner.container().is_some_and(|container| container.id.as_str().starts_with(prefix));
+        inspect(seen, wanted, look(format))
+    }
+
     fn containers_text(format: ListFormat, health: &Health) -> String {
         let held = |no| seen(health).into_iter().find(|seen| seen.record.no == no);
-        text(|out| containers(seen(health).into_iter().map(Ok), held, format, out))
+        text(|out| containers(seen(health).into_iter().map(Ok), held, look(format), out))
     }
 
     fn programs_text(format: ListFormat, stats: Option<AskStats>, health: &Health) -> String {
-        text(|out| programs(seen(health).into_iter().map(Ok), || Ok(Vec::new()), format, stats, out))
+        text(|out| programs(seen(health).into_iter().map(Ok), || Ok(Vec::new()), look(format), stats, out))
     }
 
     fn links_text(format: ListFormat, health: &Health) -> String {
-        text(|out| links(seen(health).into_iter().map(Ok), format, out))
+        text(|out| links(seen(health).into_iter().map(Ok), look(format), out))
     }
 
     #[test]
     fn a_container_is_a_tree() {
         let text = containers_text(ListFormat::Table, &Health::default());
         let expected = "\
-web  ready  containerd  shop/front/web  pid 500
+web  shop/front/web  ready  containerd  pid 500  1m ago
 ├─ left behind: remove the pin link_9
 ├─ program 71 cgroup_skb out  [oci:/images/count:v1, verified by /etc/k?.pub]
 │  └─ link 81 on egress
@@ -504,14 +458,15 @@ web  ready  containerd  shop/front/web  pid 500
 ├─ bpffs /sys/fs/bpf (private)
 │  └─ map 61 packets as pkts (ro)
 └─ policed (enforce): one name refused
-bad  failed  containerd
+bad  failed  containerd  1m ago
 └─ failed: attach xdp?to eth7: no such interface
 ";
         assert_eq!(text, expected);
-        let web = inspect(&seen(&Health::default()), "web", ListFormat::Table).unwrap();
+        let web = inspected(&seen(&Health::default()), "web", ListFormat::Table).unwrap();
         assert!(web.ends_with("refused\n   └─ program type kprobe: refused, 3 times\n"), "{web}");
-        let whole = inspect(&seen(&Health::default()), "bad", ListFormat::Table).unwrap();
+        let whole = inspected(&seen(&Health::default()), "bad", ListFormat::Table).unwrap();
         assert!(whole.ends_with("no such interface\n   └─ R1 !read_ok\n"), "{whole}");
+        assert!(whole.contains("├─ bundle /bundles/web\n") && whole.contains("├─ created 1970-01-01T00:28:20Z\n"), "{whole}");
     }
 
     #[test]
@@ -524,7 +479,7 @@ bad  failed  containerd
         };
         let text = containers_text(ListFormat::Table, &health);
         for line in [
-            "web  dead  containerd",
+            "web  shop/front/web  dead  containerd",
             "├─ dead: its init, process 500, is gone; `bpfman-hook gc` releases what it holds\n",
             "cgroup_skb out (gone: its pin was removed)",
             "link 82 on eth0 in generic mode (skb) (gone: its interface is gone)\n",
@@ -550,11 +505,10 @@ bad  failed  containerd
             let views: Vec<_> = all.iter().flat_map(SeenOwner::programs).collect();
             assert_eq!(programs_text(ListFormat::Json, None, &health), json(&views));
             assert_eq!(links_text(ListFormat::Json, &health), json(&views.iter().flat_map(|p| &p.links).collect::<Vec<_>>()));
-            let shown =
-                all.iter().map(|seen| OwnerView::new(&seen.record, &seen.health)).filter(|view| view.kind == "container");
+            let shown = all.iter().map(SeenOwner::view).filter(|view| view.owner.kind == "container");
             assert_eq!(containers_text(ListFormat::Json, &health), json(&shown.collect::<Vec<_>>()));
         }
-        assert_eq!(text(|out| links(std::iter::empty(), ListFormat::Json, out)), "[]\n");
+        assert_eq!(text(|out| links(std::iter::empty(), look(ListFormat::Json), out)), "[]\n");
     }
 
     #[test]
@@ -565,14 +519,14 @@ bad  failed  containerd
         for format in [ListFormat::Json, ListFormat::Table, ListFormat::Quiet] {
             let mut out = Vec::new();
             for cut in [
-                programs(broken(), || Ok(Vec::new()), format, None, &mut out),
-                links(broken(), format, &mut out),
-                containers(broken(), none, format, &mut out),
+                programs(broken(), || Ok(Vec::new()), look(format), None, &mut out),
+                links(broken(), look(format), &mut out),
+                containers(broken(), none, look(format), &mut out),
             ] {
                 assert!(matches!(&cut, Err(Cut::Unknown(why)) if *why == damaged()), "{format:?}: {cut:?}");
             }
             let mut full = &mut [0_u8; 3][..];
-            let cut = links(seen(&Health::default()).into_iter().map(Ok), format, &mut full);
+            let cut = links(seen(&Health::default()).into_iter().map(Ok), look(format), &mut full);
             assert!(matches!(cut, Err(Cut::Unwritten(_))), "{format:?}: {cut:?}");
         }
     }
@@ -599,14 +553,14 @@ bad  failed  containerd
         assert_eq!(programs_text(ListFormat::Quiet, None, &healthy), "71\n72\n");
         assert_eq!(links_text(ListFormat::Quiet, &healthy), "81\n82\n");
         assert_eq!(containers_text(ListFormat::Quiet, &healthy), "web\nbad\n");
-        assert_eq!(inspect(&seen(&healthy), "b", ListFormat::Quiet).unwrap(), "bad\n");
-        assert!(inspect(&seen(&healthy), "99", ListFormat::Table).is_none(), "a network namespace is not a container");
+        assert_eq!(inspected(&seen(&healthy), "b", ListFormat::Quiet).unwrap(), "bad\n");
+        assert!(inspected(&seen(&healthy), "99", ListFormat::Table).is_none(), "a network namespace is not a container");
     }
 
     /// Every key that `list` and `inspect` print with `-o json` is in docs/operations.md.
     #[test]
     fn json_keys_are_documented() {
-        require_documented(&inspect(&seen(&Health::default()), "", ListFormat::Json).unwrap());
+        require_documented(&inspected(&seen(&Health::default()), "", ListFormat::Json).unwrap());
         let stats = |_| Ok(Some(Stats { run_time_ns: 1, run_count: 1, memory_bytes: Some(1), verified_instructions: 1 }));
         require_documented(&programs_text(ListFormat::Json, Some(stats), &Health::default()));
     }

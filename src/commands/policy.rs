@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -15,12 +16,15 @@ use crate::lifecycle::token_reach;
 use crate::model::annotations::PREFIX;
 use crate::model::attach_point::Scope;
 use crate::model::explain::{ExplainedRule, Explanation};
-use crate::model::policy::{ContainerFacts, ContainerLimits, ContainerRule, Policy};
+use crate::model::manifest;
+use crate::model::policy::{ContainerFacts, ContainerLimits, ContainerRule, Engine, Policy};
 use crate::output::error::{BAD_INPUT, CommandError};
 use crate::output::format::json;
 use crate::output::print;
+use crate::output::table::printable;
 use crate::paths::Paths;
 use crate::sys::error::chain;
+use crate::sys::fsutil::read_capped;
 
 /// The output of `policy check`; its JSON form is stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -59,6 +63,9 @@ pub struct CheckedContainerRule {
     /// How its containers' own bpf(2) calls are policed; absent if they are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub police: Option<String>,
+    /// Both, for one line.
+    #[serde(skip)]
+    pub summaries: (String, Option<String>),
 }
 
 /// Checks a draft, or the installed policy if there is none.
@@ -135,6 +142,7 @@ pub fn run_check(paths: &Paths, args: &PolicyCheckArgs) -> Result<ExitCode, Comm
         report.problems.extend(registry_problem(paths));
     }
     let printed = print(&match args.format.output {
+        Format::Table if args.verbose => format!("{report:#}"),
         Format::Table => report.to_string(),
         Format::Json => json(&report),
     })?;
@@ -143,8 +151,11 @@ pub fn run_check(paths: &Paths, args: &PolicyCheckArgs) -> Result<ExitCode, Comm
 
 /// `policy explain`: exit status 1 if part of the request is refused.
 pub fn run_explain(paths: &Paths, args: &PolicyExplainArgs) -> Result<ExitCode, CommandError> {
+    if let Some(file) = &args.file {
+        return explain_manifest(paths, file, args);
+    }
     let facts = ContainerFacts {
-        engine: args.engine,
+        engine: args.engine.unwrap_or(Engine::Oci),
         namespace: args.namespace.clone(),
         pod: args.pod.clone(),
         container: args.container.clone(),
@@ -157,10 +168,76 @@ pub fn run_explain(paths: &Paths, args: &PolicyExplainArgs) -> Result<ExitCode, 
         .map_err(CommandError::of_input)?
         .ok_or_else(|| CommandError::bad_input(none))?;
     let printed = print(&match args.format.output {
+        Format::Table if args.verbose => format!("{explanation:#}"),
         Format::Table => explanation.to_string(),
         Format::Json => json(&explanation),
     })?;
     Ok(if explanation.allowed { printed } else { ExitCode::FAILURE })
+}
+
+/// One container of a manifest that requests something.
+#[derive(Debug, Serialize)]
+struct ExplainedContainer {
+    /// `NAMESPACE/POD`
+    pod: String,
+    /// The container's name in the pod.
+    name: String,
+    #[serde(flatten)]
+    explanation: Explanation,
+}
+
+/// The most that is read of a manifest.
+const MANIFEST_MAX: usize = 16 << 20;
+
+/// `policy explain --file`: exit status 1 if part of one of the requests is refused.
+fn explain_manifest(paths: &Paths, file: &Path, args: &PolicyExplainArgs) -> Result<ExitCode, CommandError> {
+    fn doing<E: Into<CommandError>>(file: &Path) -> impl FnOnce(E) -> CommandError {
+        CommandError::doing(format!("read the manifest {}", file.display()))
+    }
+    let text = match file.as_os_str() == "-" {
+        true => read_capped(std::io::stdin().lock(), MANIFEST_MAX),
+        false => read_capped(File::open(file).map_err(doing(file))?, MANIFEST_MAX),
+    };
+    let text = String::from_utf8(text.map_err(doing(file))?).map_err(doing(file))?;
+    let documents: Vec<serde_json::Value> =
+        serde_saphyr::from_multiple(&text).map_err(doing(file)).map_err(CommandError::of_input)?;
+    let mut explained = Vec::new();
+    for pod in manifest::pods(&documents).map_err(doing(file)).map_err(CommandError::of_input)? {
+        let namespace = pod.namespace.or_else(|| args.namespace.clone()).unwrap_or_else(|| "default".to_owned());
+        // None of ours is without a domain, which `--annotation` may omit.
+        let annotations: Vec<_> = pod.annotations.into_iter().filter(|(key, _)| key.contains('/')).collect();
+        for container in pod.containers {
+            let facts = ContainerFacts {
+                engine: args.engine.unwrap_or(Engine::Containerd),
+                namespace: Some(namespace.clone()),
+                pod: Some(pod.name.clone()),
+                container: Some(container.clone()),
+                labels: pod.labels.clone(),
+                runtime_user: args.runtime_user,
+                userns: pod.userns,
+            };
+            let explanation = explain(paths, &facts, &annotations).map_err(CommandError::of_input)?;
+            let pod = format!("{namespace}/{}", pod.name);
+            explained.extend(explanation.map(|explanation| ExplainedContainer { pod, name: container, explanation }));
+        }
+    }
+    if explained.is_empty() {
+        let problem = "no container in it has an annotation of bpfman-hook; see docs/annotations.md";
+        return Err(doing(file)(CommandError::bad_input(problem)));
+    }
+    let allowed = explained.iter().all(|container| container.explanation.allowed);
+    let printed = print(&match args.format.output {
+        Format::Json => json(&explained),
+        Format::Table => {
+            let one = |container: &ExplainedContainer| {
+                let ExplainedContainer { pod, name, explanation } = container;
+                let text = if args.verbose { format!("{explanation:#}") } else { explanation.to_string() };
+                format!("{}/{}\n{text}", printable(pod), printable(name))
+            };
+            explained.iter().map(one).collect::<Vec<_>>().join("\n")
+        }
+    })?;
+    Ok(if allowed { printed } else { ExitCode::FAILURE })
 }
 
 impl CheckedContainerRule {
@@ -186,6 +263,7 @@ impl CheckedContainerRule {
             delegates: rule.delegate.to_string(),
             proxy: (!rule.proxy.is_empty()).then(|| rule.proxy.delegation.to_string()),
             police: rule.police.as_ref().map(ToString::to_string),
+            summaries: (rule.delegate.summary(), (!rule.proxy.is_empty()).then(|| rule.proxy.delegation.summary())),
         }
     }
 }
@@ -204,9 +282,12 @@ impl fmt::Display for CheckReport {
         for rule in &self.containers {
             let programs = if rule.programs.is_empty() { "no programs".to_owned() } else { rule.programs.join(" ") };
             let scope = if rule.host_scope { ", host scope" } else { "" };
-            let proxy = rule.proxy.as_ref().map_or_else(String::new, |proxy| format!("; by proxy {proxy}"));
+            let (delegates, proxy) = match f.alternate() {
+                true => (&rule.delegates, &rule.proxy),
+                false => (&rule.summaries.0, &rule.summaries.1),
+            };
+            let proxy = proxy.as_ref().map_or_else(String::new, |proxy| format!("; by proxy {proxy}"));
             let police = rule.police.as_ref().map_or_else(String::new, |police| format!("; polices: {police}"));
-            let delegates = &rule.delegates;
             writeln!(
                 f,
                 "container   {}: {}: {programs}{scope}; delegates {delegates}{proxy}{police}",

@@ -13,12 +13,14 @@ use crate::commands::get;
 use crate::commands::get::OtherProgram;
 use crate::commands::image::cache_commands;
 use crate::commands::list;
-use crate::commands::list::SeenOwner;
+use crate::commands::list::{ListLook, SeenOwner};
 use crate::commands::select;
+use crate::commands::tree::TreeDetail;
 use crate::image::Cache;
 use crate::kernel::inspect::{self, Inspected};
 use crate::kernel::{Kernel as _, LinuxKernel};
 use crate::lifecycle::Lifecycle;
+use crate::lifecycle::container_names::EngineNames;
 use crate::lifecycle::health::{Health, OwnerProblem};
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::manual::kernel_program;
@@ -28,8 +30,9 @@ use crate::lifecycle::reconcile::{GcFinding, GcMode, GcResult};
 use crate::model::ids::{OwnerNo, Pid};
 use crate::model::proxy::usage::UsedKind;
 use crate::model::record::OwnerRecord;
-use crate::output::error::CommandError;
+use crate::output::error::{AS_ROOT, CommandError};
 use crate::output::format::{ListFormat, json};
+use crate::output::style::Style;
 use crate::output::table::Table;
 use crate::output::view::{Stats, by_workload};
 use crate::output::{Cut, print, print_as_made};
@@ -41,8 +44,22 @@ use crate::sys::{Errno, clock, mounts, pid};
 /// Timeout for `gc`: it may have much to do, and no container start waits for it.
 const GC_DEADLINE: Duration = Duration::from_secs(300);
 
-/// The remedy for what only root may query.
-const AS_ROOT: &str = "run this as root";
+/// How a listing is shown on this standard output.
+fn look(listing: Listing, verbose: bool) -> ListLook {
+    let detail = TreeDetail {
+        whole: false,
+        whole_ids: listing.no_trunc,
+        verbose,
+        style: Style::of_stdout(),
+        now: clock::unix_seconds(),
+    };
+    ListLook { format: listing.into(), detail }
+}
+
+/// The listing of `-o` alone.
+fn listing(output: Output) -> Listing {
+    Listing { output, ..Listing::default() }
+}
 
 impl From<Listing> for ListFormat {
     fn from(listing: Listing) -> Self {
@@ -56,7 +73,7 @@ impl From<Listing> for ListFormat {
 
 impl From<cli::Formatted> for ListFormat {
     fn from(formatted: cli::Formatted) -> Self {
-        Self::from(Listing { output: formatted.output, quiet: false })
+        Self::from(listing(formatted.output))
     }
 }
 
@@ -64,6 +81,7 @@ impl From<cli::Formatted> for ListFormat {
 pub fn list(paths: &Paths, what: ListCommand) -> Result<ExitCode, CommandError> {
     match what {
         ListCommand::Programs(args) => answer_of_records(paths, |store, records, out| {
+            let mut names = EngineNames::default();
             let ours = RefCell::new(BTreeSet::new());
             let seen = records.map(|record| {
                 let mut record = record?;
@@ -73,34 +91,42 @@ pub fn list(paths: &Paths, what: ListCommand) -> Result<ExitCode, CommandError> 
                 }
                 let health = store.map(|lifecycle| lifecycle.health_of_objects(&record)).unwrap_or_default();
                 select::programs(&mut record, &args.selection);
-                Ok(SeenOwner { record, health })
+                Ok(seen_as(record, health, &mut names))
             });
             let others = || match args.selection.all {
                 true => others(&ours.borrow(), &args.selection.common),
                 false => Ok(Vec::new()),
             };
-            list::programs(seen, others, args.listing.into(), args.stats.then_some(ask_kernel), out)
+            list::programs(seen, others, look(args.listing, false), args.stats.then_some(ask_kernel), out)
         }),
         ListCommand::Links(args) => answer_of_records(paths, |store, records, out| {
+            let mut names = EngineNames::default();
             let seen = records.map(|record| {
                 let mut record = record?;
                 let health = store.map(|lifecycle| lifecycle.health_of_objects(&record)).unwrap_or_default();
                 select::links(&mut record, &args.selection);
-                Ok(SeenOwner { record, health })
+                Ok(seen_as(record, health, &mut names))
             });
-            list::links(seen, args.listing.into(), out)
+            list::links(seen, look(args.listing, false), out)
         }),
-        ListCommand::Containers(listing) => answer_of_records(paths, |store, records, out| {
+        ListCommand::Containers(args) => answer_of_records(paths, |store, records, out| {
+            let names = RefCell::new(EngineNames::default());
             let see = |record| {
                 let health = store.map(|lifecycle| lifecycle.health(&record)).unwrap_or_default();
                 proxy_processes::report(&record);
-                SeenOwner { record, health }
+                seen_as(record, health, &mut names.borrow_mut())
             };
             let held = |no| Some(see(store?.store.read(|txn| txn.get(no)).ok()??));
-            list::containers(records.map(|record| Ok(see(record?))), held, listing.into(), out)
+            list::containers(records.map(|record| Ok(see(record?))), held, look(args.listing, args.verbose), out)
         }),
         ListCommand::Images(listing) => cache_commands::list(paths, listing),
     }
+}
+
+/// A record with what its owner has lost and its engine's name.
+fn seen_as(record: OwnerRecord, health: Health, names: &mut EngineNames) -> SeenOwner {
+    let name = record.owner.container().and_then(|container| names.of(container));
+    SeenOwner { record, health, name }
 }
 
 /// The kernel's statistics about a program; None if it disappeared meanwhile.
@@ -139,10 +165,10 @@ pub(super) fn programs(paths: &Paths, ids: &[u32], output: Output) -> Result<Str
     let found: BTreeMap<OwnerNo, OwnerRecord> = read(paths, of_ids)?;
     let seen = found.into_values().map(|mut record| {
         record.programs.retain(|program| program.id().is_some_and(|id| ids.contains(&id)));
-        Ok(SeenOwner { record, health: Health::default() })
+        Ok(SeenOwner { record, health: Health::default(), name: None })
     });
     let mut text = Vec::new();
-    list::programs(seen, || Ok(Vec::new()), Listing { output, quiet: false }.into(), None, &mut text)
+    list::programs(seen, || Ok(Vec::new()), look(listing(output), false), None, &mut text)
         .expect("nothing is queried, and writing to a Vec cannot fail");
     Ok(String::from_utf8(text).expect("a listing is UTF-8"))
 }
@@ -151,7 +177,7 @@ pub(super) fn programs(paths: &Paths, ids: &[u32], output: Output) -> Result<Str
 pub(super) fn new_link(paths: &Paths, id: u32, output: Output) -> Result<String, CommandError> {
     let records: Vec<OwnerRecord> = read(paths, |txn| txn.by_link(id))?;
     let gone = || CommandError::new(format!("show link {id}: it has been removed meanwhile"));
-    link_text(paths, &records, id, Listing { output, quiet: false }.into())?.ok_or_else(gone)
+    link_text(paths, &records, id, listing(output).into())?.ok_or_else(gone)
 }
 
 /// One link, with the kernel's data about its pin.
@@ -189,44 +215,101 @@ pub fn get(paths: &Paths, what: GetCommand) -> Result<ExitCode, CommandError> {
 /// `inspect CONTAINER`
 pub fn inspect(paths: &Paths, args: &InspectArgs) -> Result<ExitCode, CommandError> {
     answer(paths, |store, out| {
-        let found = store.map_or_else(|| Ok(Vec::new()), |lifecycle| with_id(lifecycle, &args.container));
-        let text = list::inspect(&found?, &args.container, args.format.into()).ok_or_else(|| {
-            let id = &args.container;
-            CommandError::new(format!("inspect {id:?}: no container with programs or a bpffs has an id with this prefix; see `bpfman-hook list containers`"))
+        let (seen, containers) = match store {
+            Some(lifecycle) => wanted_owners(lifecycle, &args.container)?,
+            None => Default::default(),
+        };
+        let look = look(listing(args.format.output), args.verbose);
+        let text = list::inspect(&seen, |seen| containers.contains(&seen.record.no), look).ok_or_else(|| {
+            let wanted = &args.container;
+            CommandError::new(format!(
+                "inspect {wanted:?}: no container with programs or a bpffs has this name, or an id that begins with it; \
+                 see `bpfman-hook list containers`"
+            ))
         })?;
         Ok(out.write_all(text.as_bytes())?)
     })
 }
 
-/// The containers whose id begins with `prefix` and the network namespaces that they hold, in the order of their
-/// numbers.
-fn with_id(lifecycle: &StoreView<'_>, prefix: &str) -> Result<Vec<SeenOwner>, CommandError> {
-    let read = |numbers: BTreeSet<OwnerNo>| {
-        numbers.into_iter().filter_map(|no| told(lifecycle.store.read(|txn| txn.get(no)).transpose()?))
-    };
-    let numbers = lifecycle.store.read(|txn| txn.containers_with(prefix))?;
-    let containers: Vec<_> = read(numbers.into_iter().collect()).collect::<Result<_, _>>()?;
-    let held = read(containers.iter().flat_map(|record| record.owner.holds().iter().copied()).collect());
-    let mut all = containers.iter().cloned().map(Ok).chain(held).collect::<Result<Vec<_>, _>>()?;
+/// The containers that a user means and the network namespaces that they hold, in the order of their numbers; and the
+/// numbers of the containers.
+fn wanted_owners(lifecycle: &StoreView<'_>, wanted: &str) -> Result<(Vec<SeenOwner>, BTreeSet<OwnerNo>), CommandError> {
+    let mut all = wanted_containers(lifecycle.store, wanted)?;
+    let numbers = all.iter().map(|record| record.no).collect();
+    let held: BTreeSet<_> = all.iter().flat_map(|record| record.owner.holds().iter().copied()).collect();
+    for no in held {
+        all.extend(lifecycle.store.read(|txn| txn.get(no)).transpose().and_then(told).transpose()?);
+    }
     all.sort_by_key(|record| record.no);
     all.iter().for_each(proxy_processes::report);
-    Ok(all.into_iter().map(|record| SeenOwner { health: lifecycle.health(&record), record }).collect())
+    let mut names = EngineNames::default();
+    let seen = |record| {
+        let health = lifecycle.health(&record);
+        seen_as(record, health, &mut names)
+    };
+    Ok((all.into_iter().map(seen).collect(), numbers))
 }
 
-/// The record of the one running container whose id begins with `prefix`.
-pub(super) fn of_container(paths: &Paths, prefix: &str) -> Result<OwnerRecord, CommandError> {
-    let numbers = read(paths, |txn| txn.containers_with(prefix))?;
-    let records = read(paths, |txn| numbers.iter().map(|no| txn.get(*no)).collect::<Result<Vec<_>, _>>())?;
-    let running = records.into_iter().flatten().filter(|record| record.owner.container().is_some_and(|c| c.init.is_some()));
+/// The owners of a picture or a report: a container that a user means with the network namespaces that it holds, or
+/// all; in the order of their numbers.
+pub fn seen_owners(paths: &Paths, wanted: Option<&str>) -> Result<Vec<SeenOwner>, CommandError> {
+    let Some(store) = open(paths)? else { return Ok(Vec::new()) };
+    let (host, fs) = (LinuxHost::new(Instant::now() + GC_DEADLINE)?, paths.bpffs());
+    let lifecycle = Lifecycle { kernel: &LinuxKernel, host: &host, store: &store, fs: &fs, deadline: 0 };
+    if let Some(wanted) = wanted {
+        return Ok(wanted_owners(&lifecycle, wanted)?.0);
+    }
+    let mut names = EngineNames::default();
+    let seen = |record: OwnerRecord| {
+        let health = lifecycle.health(&record);
+        seen_as(record, health, &mut names)
+    };
+    store.records().filter_map(told).collect::<Result<Vec<_>, _>>().map(|records| records.into_iter().map(seen).collect())
+}
+
+/// The records of the containers that a user means: with this id, with an id that begins with the text, or with this
+/// name.
+pub(super) fn wanted_containers(store: &Store, wanted: &str) -> Result<Vec<OwnerRecord>, CommandError> {
+    let mut found = Vec::new();
+    for no in store.read(|txn| txn.containers_with(wanted))? {
+        found.extend(store.read(|txn| txn.get(no)).transpose().and_then(told).transpose()?);
+    }
+    let is_exact = |record: &OwnerRecord| record.owner.container().is_some_and(|container| container.id.as_str() == wanted);
+    if found.iter().any(is_exact) {
+        found.retain(is_exact);
+    }
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let mut names = EngineNames::default();
+    for record in store.records().filter_map(told) {
+        let record = record?;
+        let Some(container) = record.owner.container() else { continue };
+        let name = names.of(container);
+        let in_namespace = || Some(format!("{}/{}", container.workload.namespace.as_ref()?, name.as_ref()?));
+        if name.as_deref() == Some(wanted) || in_namespace().as_deref() == Some(wanted) {
+            found.push(record);
+        }
+    }
+    Ok(found)
+}
+
+/// The record of the one running container that a user means, by its name, its id or the beginning of it.
+pub(super) fn of_container(paths: &Paths, wanted: &str) -> Result<OwnerRecord, CommandError> {
+    let records = match open(paths)? {
+        Some(store) => wanted_containers(&store, wanted)?,
+        None => Vec::new(),
+    };
+    let running = records.into_iter().filter(|record| record.owner.container().is_some_and(|c| c.init.is_some()));
     let mut found: Vec<_> = running.collect();
     match (found.pop(), found.len()) {
         (Some(one), 0) => Ok(one),
         (None, _) => Err(CommandError::new(format!(
-            "find the container {prefix:?}: bpfman-hook has no record of one whose id has this prefix; use --pid"
+            "find the container {wanted:?}: bpfman-hook has no record of one with this name, or whose id begins with it; use --pid"
         ))),
         (Some(_), others) => {
             let problem = format!("{} containers have an id with this prefix", others + 1);
-            Err(CommandError::new(format!("find the container {prefix:?}: {problem}")))
+            Err(CommandError::new(format!("find the container {wanted:?}: {problem}")))
         }
     }
 }

@@ -144,13 +144,15 @@ pub fn probe(args: &TokenProbeArgs) -> Result<ExitCode, CommandError> {
     let packets = probe.packets()?;
     let text = match args.format.output {
         Format::Json => json(&serde_json::json!({
-            "works": probe.works(), "steps": probe.steps, "allowed": probe.allowed, "packets": packets,
+            "works": probe.works(), "steps": probe.steps, "allowed": probe.allowed.map(|allowed| allowed.by_word()),
+            "packets": packets,
             "confinement": lsm::confinement(None),
         })),
         Format::Table => {
             let mut text: String = probe.steps.iter().map(|step| line(&step.stage, &step.outcome)).collect();
             if let Some(allowed) = &probe.allowed {
-                text.push_str(&format!("the token allows: {allowed}\n"));
+                let names = if args.verbose { allowed.to_string() } else { allowed.summary() };
+                text.push_str(&format!("the token allows: {names}\n"));
             }
             for (program, seen) in [("xdp", packets.xdp), ("tcx", packets.tcx)] {
                 if let Some(seen) = seen {

@@ -7,7 +7,8 @@ use crate::lifecycle::health::Health;
 use crate::lifecycle::runtime_states::{RUNTIME_STATES, RunningContainer};
 use crate::model::ids::{OwnerNo, Pid};
 use crate::model::record::{ContainerOwner, Owner, OwnerRecord, Phase};
-use crate::output::error::CommandError;
+use crate::model::text::listed;
+use crate::output::error::{AS_ROOT, CommandError};
 use crate::output::finding::{Finding, FindingStatus};
 use crate::sys::pid;
 
@@ -20,7 +21,7 @@ pub fn without_record(
     let check = "containers";
     let containers = match containers {
         Ok(containers) => containers,
-        Err(err) => return vec![Finding::bad(check, FindingStatus::Unknown, err.to_string(), "run as root")],
+        Err(err) => return vec![Finding::bad(check, FindingStatus::Unknown, err.to_string(), AS_ROOT)],
     };
     let known = |id: &str| records.iter().any(|r| r.owner.container().is_some_and(|known| known.id.as_str() == id));
     let living: Vec<_> = containers.into_iter().filter(|container| alive(container.pid)).collect();
@@ -51,6 +52,20 @@ pub fn unowned(pinned: &[OwnerNo], records: &[OwnerRecord]) -> Vec<Finding> {
         Finding::bad("pins", FindingStatus::Warn, detail, "run `bpfman-hook gc`")
     };
     unowned.map(finding).collect()
+}
+
+/// Reports owners whose pins are not in our bpffs: it was unmounted or covered, and what nothing else holds is gone. gc
+/// has nothing to release there; only a new start, or a new load, pins again.
+pub fn unpinned(pinned: &[OwnerNo], records: &[OwnerRecord]) -> Option<Finding> {
+    const NAMED: usize = 4;
+    let has_pins = |record: &&OwnerRecord| record.programs.iter().any(|program| program.id().is_some());
+    let ready = records.iter().filter(|record| record.phase == Phase::Ready).filter(has_pins);
+    let lost: Vec<String> =
+        ready.filter(|record| !pinned.contains(&record.no)).map(|record| record.owner.to_string()).collect();
+    let named = (!lost.is_empty()).then(|| listed(lost.iter().map(String::as_str), NAMED))?;
+    let detail = format!("our bpffs does not have the pins of {named}: it was unmounted, or something is mounted over it");
+    let remedy = "start these containers and pods again; `bpfman-hook unload` what was loaded by hand, and load it again";
+    Some(Finding::bad("pins", FindingStatus::Fail, detail, remedy))
 }
 
 /// Reports programs and links that the kernel no longer has, and those whose interface or cgroup was removed.
@@ -98,9 +113,7 @@ pub fn stale(
                 let detail = format!("{name} is {word}, but the process that worked on it is dead");
                 findings.push(Finding::bad(check, FindingStatus::Warn, detail, gc));
             }
-            (_, Err(error)) => {
-                findings.push(Finding::bad(check, FindingStatus::Unknown, format!("{name}: {error}"), "run as root"))
-            }
+            (_, Err(error)) => findings.push(Finding::bad(check, FindingStatus::Unknown, format!("{name}: {error}"), AS_ROOT)),
         }
         if !record.leftovers.is_empty() {
             let detail = format!("{name} left behind: {}", record.leftovers.join("; "));

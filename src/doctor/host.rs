@@ -10,6 +10,7 @@ use crate::kernel::guard::GuardState;
 use crate::kernel::{Feature, Kernel, KernelError, Support};
 use crate::model::delegation::Category;
 use crate::model::reach::TokenReach;
+use crate::output::error::AS_ROOT;
 use crate::output::finding::{Finding, FindingStatus};
 use crate::sys::error::chain;
 use crate::sys::mounts::MountPoint;
@@ -24,7 +25,12 @@ pub fn token_reach(reach: &TokenReach) -> Finding {
     }
     if let Some(why) = reach.undecided.first() {
         let detail = format!("every delegation that loads programs is host scope: {why}");
-        return Finding::bad(check, FindingStatus::Unknown, detail, "run as root, outside containers; it is retried each time");
+        return Finding::bad(
+            check,
+            FindingStatus::Unknown,
+            detail,
+            "run this as root, outside containers; it is retried each time",
+        );
     }
     if let Some(way) = reach.memory.first() {
         let detail = format!(
@@ -50,7 +56,7 @@ pub fn token_reach(reach: &TokenReach) -> Finding {
 pub fn guard(state: &Result<Option<GuardState>, KernelError>, installed: bool, pinned: bool) -> Finding {
     let check = "guard of tokens";
     match state {
-        Err(error) => Finding::bad(check, FindingStatus::Unknown, chain(error), "run as root"),
+        Err(error) => Finding::bad(check, FindingStatus::Unknown, chain(error), AS_ROOT),
         Ok(Some(state)) => {
             let refused: u64 = state.refused.iter().map(|(_, count)| count).sum();
             let detail = format!("in force; {refused} refusals since it was loaded (`bpfman-hook guard status`)");
@@ -74,7 +80,7 @@ pub fn guard(state: &Result<Option<GuardState>, KernelError>, installed: bool, p
             let detail = "not in force, although its unit is installed: delegations that load programs are judged without it";
             Finding::bad(check, FindingStatus::Fail, detail, "run `bpfman-hook guard load`; it says what is missing")
         }
-        Ok(None) => Finding::ok(check, "not installed"),
+        Ok(None) => Finding::absent(check, "not installed"),
     }
 }
 
@@ -149,7 +155,7 @@ pub fn feature(kernel: &impl Kernel, feature: Feature) -> Finding {
     );
     match kernel.probe(feature) {
         Support::Yes => Finding::ok(check, "there"),
-        Support::No(why) if host_scope => Finding::ok(check, format!("not available, so {loss}: {why}")),
+        Support::No(why) if host_scope => Finding::absent(check, format!("{loss}: {why}")),
         Support::No(why) => {
             let remedy = match feature {
                 Feature::Btf => "use a kernel with CONFIG_DEBUG_INFO_BTF".to_owned(),
@@ -157,9 +163,12 @@ pub fn feature(kernel: &impl Kernel, feature: Feature) -> Finding {
             };
             Finding::bad(check, FindingStatus::Warn, format!("{loss}: {why}"), remedy)
         }
-        Support::Unknown(why) => {
-            Finding::bad(check, FindingStatus::Unknown, why, "run as root in the host's namespaces, where the probe is allowed")
-        }
+        Support::Unknown(why) => Finding::bad(
+            check,
+            FindingStatus::Unknown,
+            why,
+            "run this as root in the host's namespaces, where the probe is allowed",
+        ),
     }
 }
 
@@ -262,7 +271,7 @@ pub fn user_namespaces(text: io::Result<String>) -> Finding {
 fn unreadable(check: &str, path: &str, err: &io::Error) -> Finding {
     let remedy = match err.kind() {
         io::ErrorKind::NotFound => "mount -t securityfs securityfs /sys/kernel/security, then run doctor again",
-        _ => "run as root",
+        _ => AS_ROOT,
     };
     Finding::bad(check, FindingStatus::Unknown, format!("{path}: {err}"), remedy)
 }
@@ -299,7 +308,7 @@ pub fn bpffs(path: &Path, mounts: &[MountPoint]) -> Finding {
                 format!("umount {shown} && bpfman-hook install"),
             ),
             Ok(_) => Finding::ok(check, format!("mounted at {shown}")),
-            Err(err) => Finding::bad(check, FindingStatus::Unknown, format!("{shown}: {err}"), "run as root"),
+            Err(err) => Finding::bad(check, FindingStatus::Unknown, format!("{shown}: {err}"), AS_ROOT),
         },
     }
 }

@@ -18,8 +18,9 @@ use crate::lifecycle::token_reach;
 use crate::model::policy::Engine;
 use crate::model::record::{Owner, OwnerRecord};
 use crate::nri;
-use crate::output::error::CommandError;
+use crate::output::error::{AS_ROOT, CommandError};
 use crate::output::finding::{Finding, FindingStatus, Findings};
+use crate::output::style::Style;
 use crate::output::{print, view};
 use crate::paths::Paths;
 use crate::setup::check::effective;
@@ -39,6 +40,8 @@ mod host;
 pub mod no_connect;
 mod proxy;
 mod records;
+mod report;
+mod space;
 
 use containers::DecidingProcess;
 use records::DamagedRecords;
@@ -46,12 +49,16 @@ use records::DamagedRecords;
 /// Checks the host and prints the findings; exit status 1 if a check fails.
 pub fn run(paths: &Paths, args: &DoctorArgs, kernel: &impl Kernel) -> Result<ExitCode, CommandError> {
     let mut findings = examine(paths, kernel);
+    if let Some(file) = &args.report {
+        report::write(file, paths, &findings)?;
+        return print(&format!("wrote {}; look through it before you publish it\n", file.display()));
+    }
     let failed = findings.failed();
     if args.quiet {
         findings = findings.only_bad();
     }
     let printed = print(&match args.output {
-        Format::Table => findings.to_string(),
+        Format::Table => findings.text(Style::of_stdout()),
         Format::Json => format!("{}\n", findings.json()),
     })?;
     Ok(if failed { ExitCode::FAILURE } else { printed })
@@ -60,7 +67,11 @@ pub fn run(paths: &Paths, args: &DoctorArgs, kernel: &impl Kernel) -> Result<Exi
 /// Every check, in the order in which a start of a container depends on them.
 pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
     let read = |path: &str| fs::read_to_string(path);
-    let mut all = Findings(Feature::ALL.map(|feature| host::feature(kernel, feature)).into());
+    let mut all = Findings::default();
+    if pid::own_uid() != 0 {
+        all.push(Finding::bad("user", FindingStatus::Unknown, "not root, so much of this host cannot be examined", AS_ROOT));
+    }
+    all.0.extend(Feature::ALL.map(|feature| host::feature(kernel, feature)));
     if kernel.probe(Feature::Token) == Support::Yes {
         all.push(host::token_reach(&token_reach::token_reach(kernel, &paths.token_reach(), &paths.guard())));
         all.push(host::guard(
@@ -95,6 +106,7 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
     all.push(host::policing(&kernel.probe(Feature::Lsm), policing));
     all.push(policy_finding(checked));
     all.push(registries(paths));
+    all.0.extend(space::examine(paths));
     all.0.extend(records(paths, kernel));
     all
 }
@@ -234,6 +246,7 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
         Ok(contents) => contents,
         Err(error) => return vec![records::unreadable(&error, pid::own_uid())],
     };
+    let filling = store.as_ref().and_then(|store| space::store(store.read::<_, StoreError>(|txn| txn.fill()).ok()?));
     let host = LinuxHost::new(Instant::now());
     let lifecycle = store.as_ref().zip(host.as_ref().ok());
     let lifecycle = lifecycle.map(|(store, host)| Lifecycle { kernel, host, store, fs: &fs, deadline: 0 });
@@ -247,6 +260,7 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
         let lost = |record| containers::lost(&lifecycle.health_of_objects(record), std::slice::from_ref(record));
         findings.extend(owners.iter().flat_map(lost));
     }
+    findings.extend(filling);
     findings.extend(damaged.findings(|init| pid::is_alive(init).unwrap_or(true)));
     findings.extend(records::generic_xdp(owners.iter().flat_map(view::programs).flat_map(|program| program.links)));
     let numbers = damaged.numbers();
@@ -254,8 +268,9 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
         Ok(mut pinned) => {
             pinned.retain(|no| !numbers.contains(no));
             findings.extend(containers::unowned(&pinned, &owners));
+            findings.extend(containers::unpinned(&pinned, &owners));
         }
-        Err(err) => findings.push(Finding::bad("pins", FindingStatus::Unknown, chain(&err), "run as root")),
+        Err(err) => findings.push(Finding::bad("pins", FindingStatus::Unknown, chain(&err), AS_ROOT)),
     }
     let lives = |record: &OwnerRecord| matches!(containers::decides(record, DecidingProcess::Init), Ok(true));
     findings.extend(confinement::containers(&owners, lives, |pid| lsm::confinement(Some(pid)), lsm::may_create));

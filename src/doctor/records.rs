@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use crate::model::attach_point::{AttachPoint, XdpMode};
 use crate::model::ids::{OwnerNo, ProcessIdentity};
 use crate::model::text::listed;
+use crate::output::error::AS_ROOT;
 use crate::output::finding::{Finding, FindingStatus};
 use crate::output::view::LinkView;
 use crate::store::StoreError;
@@ -17,7 +18,7 @@ const LINKS_SHOWN: usize = 8;
 /// Why the store cannot be read by this user. Only a damaged one has to be removed.
 pub fn unreadable(error: &StoreError, uid: u32) -> Finding {
     let (status, remedy) = match error {
-        _ if uid != 0 => (FindingStatus::Unknown, "run as root"),
+        _ if uid != 0 => (FindingStatus::Unknown, AS_ROOT),
         StoreError::Damaged { .. } => (
             FindingStatus::Fail,
             "stop the annotated containers and remove the store's directory; then `bpfman-hook gc` releases what is pinned",
@@ -87,6 +88,7 @@ mod tests {
     use super::*;
     use crate::model::attach_point::Interface;
     use crate::model::ids::Pid;
+    use crate::output::view::OwnerName;
 
     #[test]
     fn only_root_is_told_to_remove_a_store_and_only_a_damaged_one() {
@@ -95,9 +97,9 @@ mod tests {
         let other = StoreError::Version(path);
         for (error, uid, remedy) in [
             (&damaged, 0, "remove the store's directory"),
-            (&damaged, 1000, "run as root"),
+            (&damaged, 1000, AS_ROOT),
             (&other, 0, "run `bpfman-hook doctor` again"),
-            (&other, 1000, "run as root"),
+            (&other, 1000, AS_ROOT),
         ] {
             let finding = unreadable(error, uid);
             assert!(finding.remedy.as_ref().is_some_and(|told| told.contains(remedy)), "{finding:?}");
@@ -129,7 +131,7 @@ mod tests {
             id: Some(id),
             program_id: Some(70),
             program: "count".into(),
-            owner: 1,
+            owner: OwnerName { no: 1, kind: "container", id: "web".to_owned(), name: None },
             at: Cow::Owned(AttachPoint::Xdp { iface: Interface { name: "eth0".into(), index: 2 }, mode }),
             gone: None,
         };

@@ -13,7 +13,7 @@ use crate::image::host::{HostBlob, LayoutFiles, read};
 use crate::image::oci::content::{Content, content, media_type};
 use crate::image::oci::layout::Layout;
 use crate::image::oci::object;
-use crate::image::remote::{Remote, Worker};
+use crate::image::remote::{PullWatch, Remote, Worker};
 use crate::image::source::BlobSource;
 use crate::image::{Images, MAX_OBJECT, Want, counters, hash};
 use crate::model::bytecode::{Bytecode, PullPolicy};
@@ -30,6 +30,7 @@ pub struct LinuxImages {
     configuration: PathBuf,
     worker: Worker,
     to_keep: bool,
+    watch: Option<PullWatch>,
 }
 
 impl LinuxImages {
@@ -42,7 +43,13 @@ impl LinuxImages {
             configuration: host.to_owned(),
             worker: Worker::Child,
             to_keep: false,
+            watch: None,
         }
+    }
+
+    /// Reports what arrives from registries.
+    pub fn watched(self, watch: PullWatch) -> Self {
+        Self { watch: Some(watch), ..self }
     }
 
     /// Reads `etc`, with the configuration of the registries, below another directory.
@@ -201,7 +208,7 @@ impl LinuxImages {
     ) -> Result<Remote, ImageError> {
         let sites = sites(&self.configuration, registries, at)
             .map_err(|source| ImageError::Access { image: image.to_owned(), source: Box::new(source) })?;
-        Ok(Remote::open(self.worker, sites, image, deadline))
+        Ok(Remote::open(self.worker, sites, image, deadline).watched(self.watch.clone()))
     }
 
     fn pull(

@@ -57,7 +57,7 @@ pub use access::{AccessError, conf as registries_conf, examine as examine_regist
 pub use cache::{Cache, CachedImage, CachedVerdict, SweepSelection, Swept};
 pub use error::{CacheError, ImageError, LayerError, RemoteError};
 pub use linux::LinuxImages;
-pub use remote::Worker;
+pub use remote::{PullWatch, Worker};
 pub use verify::{CertificateClaims, Check, CheckOutcome, Checked, LoggedEntry, SignatureKind, SignaturePlace};
 
 use crate::model::bytecode::{Bytecode, PullPolicy};

@@ -1,6 +1,8 @@
 //! The parent's side of the fetch child: one repository of a registry, including its mirrors.
 
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::image::access::Endpoint;
@@ -15,7 +17,7 @@ use crate::sys::SysError;
 use crate::sys::child::{Child, Output, Role};
 use crate::sys::error::chain;
 use crate::sys::fsutil::{read_sealed, sealed_memfd};
-use crate::sys::sock::Socket;
+use crate::sys::sock::{Socket, SocketMessage};
 
 /// Who does the network I/O.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,6 +49,18 @@ pub(crate) struct Remote {
     pub(crate) prefetch: Prefetch,
     /// Bytes that were read while searching for signatures.
     pub(crate) searched: usize,
+    watch: Option<PullWatch>,
+}
+
+/// Called while content arrives: the image, how many bytes have arrived from the host that is being asked, and how many
+/// it has announced.
+#[derive(Clone)]
+pub struct PullWatch(pub Arc<dyn Fn(&str, u64, u64) + Send + Sync>);
+
+impl fmt::Debug for PullWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PullWatch")
+    }
 }
 
 /// One host; its worker is started when it is needed.
@@ -69,7 +83,13 @@ impl Remote {
             deadline,
             prefetch: Prefetch::default(),
             searched: 0,
+            watch: None,
         }
+    }
+
+    /// Reports what arrives.
+    pub fn watched(self, watch: Option<PullWatch>) -> Self {
+        Self { watch, ..self }
     }
 
     /// The same without its mirrors, for writers: they must read from the place that they write to.
@@ -94,7 +114,7 @@ impl Remote {
         };
         let left = self.deadline.saturating_duration_since(Instant::now()).as_millis();
         let patience = u64::try_from(left).unwrap_or(u64::MAX);
-        let open = FetchMessage::Open { access: Box::new(site.access.clone()), patience };
+        let open = FetchMessage::Open { access: Box::new(site.access.clone()), patience, progress: self.watch.is_some() };
         let files = [("authorities", &site.authorities), ("identity", &site.identity)];
         let files = files.into_iter().filter_map(|(name, pem)| Some(sealed_memfd(name, pem.as_deref()?)));
         let files = files.collect::<Result<Vec<_>, _>>().map_err(failed)?;
@@ -290,24 +310,20 @@ impl Remote {
         host: &str,
         limit: impl FnOnce(usize) -> Option<usize>,
     ) -> Result<(usize, Result<HostBlob, ImageError>), ImageError> {
-        let message = match link {
-            Link::Child(child) => child.recv("an answer", MAX_MESSAGE, self.deadline),
-            Link::Thread(socket) => socket.recv("an answer", MAX_MESSAGE, Some(self.deadline)).and_then(|message| {
-                message.ok_or(SysError::ChildGone { role: Role::Fetch.name(), how: "it closed its socket".into() })
-            }),
+        let (message, FetchReply { nth, answer }) = loop {
+            let message = self.message(link, host)?;
+            let reply = FetchReply::from_bytes(&message.bytes).map_err(|problem| self.nonsense(problem))?;
+            match (&self.watch, &reply.answer) {
+                (Some(PullWatch(watch)), FetchAnswer::Progress(arrived, announced)) => watch(&self.image, *arrived, *announced),
+                _ => break (message, reply),
+            }
         };
-        let message = match message {
-            Ok(message) => message,
-            Err(SysError::Deadline { .. }) => return Err(self.timeout(host)),
-            Err(SysError::Io { source, .. }) if source.kind() == std::io::ErrorKind::TimedOut => return Err(self.timeout(host)),
-            Err(err) => return Err(self.child(err)),
-        };
-        let FetchReply { nth, answer } = FetchReply::from_bytes(&message.bytes).map_err(|problem| self.nonsense(problem))?;
         let max = limit(nth).ok_or_else(|| self.nonsense(format!("it is for request {nth}, which was not sent")))?;
         let got = match answer {
             FetchAnswer::Nothing => Ok(HostBlob::Missing),
             FetchAnswer::Failed(RemoteError::TooLarge { .. }) => Ok(HostBlob::TooLarge),
             FetchAnswer::Failed(source) => Err(ImageError::Remote { image: self.image.clone(), source }),
+            FetchAnswer::Progress(..) => return Err(self.nonsense("it reports what was not asked for".to_owned())),
             FetchAnswer::Bytes => {
                 let [memory] = message.fds.as_slice() else {
                     return Err(self.nonsense("it did not come with exactly one file".to_owned()));
@@ -316,6 +332,22 @@ impl Remote {
             }
         };
         Ok((nth, got))
+    }
+
+    /// The next message of a worker.
+    fn message(&self, link: &mut Link, host: &str) -> Result<SocketMessage, ImageError> {
+        let message = match link {
+            Link::Child(child) => child.recv("an answer", MAX_MESSAGE, self.deadline),
+            Link::Thread(socket) => socket.recv("an answer", MAX_MESSAGE, Some(self.deadline)).and_then(|message| {
+                message.ok_or(SysError::ChildGone { role: Role::Fetch.name(), how: "it closed its socket".into() })
+            }),
+        };
+        match message {
+            Ok(message) => Ok(message),
+            Err(SysError::Deadline { .. }) => Err(self.timeout(host)),
+            Err(SysError::Io { source, .. }) if source.kind() == std::io::ErrorKind::TimedOut => Err(self.timeout(host)),
+            Err(err) => Err(self.child(err)),
+        }
     }
 
     fn child(&self, source: SysError) -> ImageError {

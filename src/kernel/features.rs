@@ -10,6 +10,7 @@ use crate::kernel::gate_exemption::exempted;
 use crate::sys::Errno;
 use crate::sys::bpf::probe::{self, NoTarget};
 use crate::sys::bpf::{self, BtfRecords, IndexedLoad, MapCreate, ProgramLoad, ProgramSignature};
+use crate::sys::pid;
 
 /// The kernel's own BTF.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -245,6 +246,8 @@ fn trampoline(program_type: u32, attach_type: u32) -> Support {
     }
     match probe::empty_program(program_type, attach_type) {
         Some(Errno::TOOBIG) => Support::Yes,
+        // Another user is refused on every kernel.
+        Some(Errno::PERM) if pid::own_uid() != 0 => unclear("BPF_PROG_LOAD", Some(Errno::PERM)),
         Some(Errno::PERM) => Support::No("the kernel refuses the program type to root (lockdown or hardening)".to_owned()),
         Some(Errno::INVAL) => Support::No("the program type is not supported".to_owned()),
         other => unclear("BPF_PROG_LOAD", other),
@@ -273,7 +276,7 @@ fn pmu(name: &str, why: &str) -> Support {
 
 fn unclear(call: &str, errno: Option<Errno>) -> Support {
     Support::Unknown(match errno {
-        Some(Errno::PERM | Errno::ACCESS) => format!("{call} is refused: run as root, outside containers"),
+        Some(Errno::PERM | Errno::ACCESS) => format!("{call} is refused: run this as root, outside containers"),
         Some(Errno::NOSYS) => format!("{call}: bpf(2) does not exist, or a seccomp profile blocks it"),
         Some(other) => format!("{call}: {other}"),
         None => format!("{call} succeeded unexpectedly"),

@@ -5,6 +5,7 @@
 pub mod acquire;
 mod attach;
 mod claim;
+pub mod container_names;
 pub mod error;
 mod failures;
 pub mod gate;

@@ -19,7 +19,7 @@ use crate::cli::watch::MetricsArgs;
 use crate::metrics::gather::{StatsSource, ask, gather, owner_files};
 use crate::metrics::serve::MetricsAddress;
 use crate::metrics::text::Exposition;
-use crate::output::error::CommandError;
+use crate::output::error::{AS_ROOT, CommandError};
 use crate::output::print;
 use crate::paths::Paths;
 use crate::sys::export::Export;
@@ -83,7 +83,7 @@ fn sample(directory: &Path) -> Result<ExitCode, CommandError> {
     let (owner_files, _) = owner_files(directory);
     let programs = ask(&owner_files)
         .map_err(CommandError::doing("query the kernel about our programs"))
-        .map_err(CommandError::with_remedy("run this as root"))?;
+        .map_err(CommandError::with_remedy(AS_ROOT))?;
     let Some(export) = Export::open(directory) else {
         let problem = "it is not a directory that only bpfman-hook writes; run this as root";
         return Err(CommandError::new(format!("write to {}: {problem}", directory.display())));

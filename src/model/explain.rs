@@ -12,7 +12,7 @@ use crate::model::annotations::{
 };
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
-use crate::model::delegation::{Category, Delegation};
+use crate::model::delegation::Delegation;
 use crate::model::police::PoliceMode;
 use crate::model::policy::{ContainerFacts, ContainerLimits, ImageRule, Policy, Signer};
 use crate::model::reach::TokenReach;
@@ -38,6 +38,9 @@ pub struct Explanation {
     pub bpffs: Option<ExplainedBpffs>,
     /// What the container may do through the proxy of bpf(2), as for the bpffs; None if that is not requested.
     pub proxy: Option<BTreeMap<&'static str, Vec<String>>>,
+    /// The same, for one line.
+    #[serde(skip)]
+    pub proxied: Option<Delegation>,
     /// How the container's own bpf(2) calls are policed; None if they are not.
     pub police: Option<ExplainedPolice>,
     /// When the registry is contacted.
@@ -108,6 +111,9 @@ pub struct ExplainedBpffs {
     pub path: PathBuf,
     /// The delegation, the kernel's names by `cmds`, `maps`, `progs`, `attachs`; None for a private bpffs.
     pub delegates: Option<BTreeMap<&'static str, Vec<String>>>,
+    /// The same, for one line.
+    #[serde(skip)]
+    pub delegation: Option<Delegation>,
     /// The reach of the delegation on this kernel; None for a private bpffs.
     pub scope: Option<String>,
 }
@@ -165,14 +171,18 @@ impl Explanation {
         };
         explanation.bpffs = match &request.bpffs {
             BpffsRequest::None => None,
-            BpffsRequest::Private { path } => Some(ExplainedBpffs { path: path.clone(), delegates: None, scope: None }),
+            BpffsRequest::Private { path } => {
+                Some(ExplainedBpffs { path: path.clone(), delegates: None, delegation: None, scope: None })
+            }
             BpffsRequest::Token { path, .. } => Some(ExplainedBpffs {
                 path: path.clone(),
-                delegates: admission.delegation.as_ref().map(by_word),
+                delegates: admission.delegation.as_ref().map(Delegation::by_word),
+                delegation: admission.delegation,
                 scope: admission.delegation.as_ref().map(|delegation| token_scope(delegation, reach.as_ref())),
             }),
         };
-        explanation.proxy = admission.proxy.as_ref().map(|grant| by_word(&grant.delegation));
+        explanation.proxied = admission.proxy.as_ref().map(|grant| grant.delegation);
+        explanation.proxy = explanation.proxied.as_ref().map(Delegation::by_word);
         explanation.police = rule.police.as_ref().map(|police| ExplainedPolice { mode: police.mode, allows: police.allowed() });
         explanation.pull_policy = admission.pull;
         explanation.on_failure = admission.on_failure;
@@ -203,6 +213,7 @@ impl Explanation {
             maps: Vec::new(),
             bpffs: None,
             proxy: None,
+            proxied: None,
             police: None,
             pull_policy: PullPolicy::IfNotPresent,
             on_failure: OnFailure::Stop,
@@ -242,10 +253,6 @@ fn token_scope(delegation: &Delegation, reach: Option<&TokenReach>) -> String {
             None => "container, on this kernel".to_owned(),
         },
     }
-}
-
-fn by_word(delegation: &Delegation) -> BTreeMap<&'static str, Vec<String>> {
-    Category::ALL.into_iter().map(|category| (category.word(), delegation.names(category))).collect()
 }
 
 fn programs(request: &Request) -> Vec<ExplainedProgram> {
@@ -355,9 +362,8 @@ fn checked_at_start(request: &Request, admission: &Admission<'_>, reach: Option<
 }
 
 impl fmt::Display for Explanation {
-    /// One subject per line, then the refusals, then the remaining checks.
+    /// One subject per line, then the refusals, then the remaining checks. `{:#}` spells out what is delegated.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = |f: &mut fmt::Formatter<'_>, subject: &str, text: &str| writeln!(f, "{subject:<12}{text}");
         line(f, "container", &self.container)?;
         line(f, "decided by", self.rule.as_deref().unwrap_or("nothing"))?;
         for program in &self.programs {
@@ -381,16 +387,12 @@ impl fmt::Display for Explanation {
         }
         if let Some(bpffs) = &self.bpffs {
             line(f, "bpffs", &bpffs.path.display().to_string())?;
-            for (word, names) in bpffs.delegates.iter().flatten().filter(|(_, names)| !names.is_empty()) {
-                line(f, "delegates", &format!("{word} {}", names.join(" ")))?;
-            }
+            delegated(f, "delegates", bpffs.delegation.as_ref())?;
             if let Some(scope) = &bpffs.scope {
                 line(f, "token scope", scope)?;
             }
         }
-        for (word, names) in self.proxy.iter().flatten().filter(|(_, names)| !names.is_empty()) {
-            line(f, "proxy", &format!("{word} {}", names.join(" ")))?;
-        }
+        delegated(f, "proxy", self.proxied.as_ref())?;
         if let Some(police) = &self.police {
             line(f, "police", &police.mode.to_string())?;
             for (word, names) in police.allows.iter().filter(|(_, names)| !names.is_empty()) {
@@ -408,6 +410,22 @@ impl fmt::Display for Explanation {
         }
         Ok(())
     }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, subject: &str, text: &str) -> fmt::Result {
+    writeln!(f, "{subject:<12}{text}")
+}
+
+/// A delegation in one line; with `{:#}` one line for each set, with every name.
+fn delegated(f: &mut fmt::Formatter<'_>, subject: &str, delegation: Option<&Delegation>) -> fmt::Result {
+    let Some(delegation) = delegation else { return Ok(()) };
+    if !f.alternate() {
+        return line(f, subject, &delegation.summary());
+    }
+    let sets = delegation.by_word();
+    sets.iter()
+        .filter(|(_, names)| !names.is_empty())
+        .try_for_each(|(word, names)| line(f, subject, &format!("{word} {}", names.join(" "))))
 }
 
 #[cfg(test)]
@@ -489,7 +507,9 @@ at start    a token: the container has CAP_BPF, and its seccomp profile allows b
 at start    a token: the container has neither CAP_PERFMON nor CAP_SYS_ADMIN, with which it could read kernel memory
 at start    the maps exist, can be shown as requested, and the seccomp profile allows bpf(2)
 ";
-        assert_eq!(explanation.to_string(), expected);
+        assert_eq!(format!("{explanation:#}"), expected);
+        let brief = "delegates   cmds map_create prog_load, progs socket_filter, attachs cgroup_inet_ingress\n";
+        assert!(explanation.to_string().contains(brief), "{explanation}");
         let json = serde_json::to_value(&explanation).expect("plain data");
         assert_eq!(json["allowed"], true);
         assert_eq!(json["programs"][0]["type"], "xdp");

@@ -20,6 +20,7 @@ pub mod gate;
 pub mod globals;
 pub mod grant;
 pub mod ids;
+pub mod manifest;
 pub mod manual;
 pub mod metrics_table;
 pub mod missed;

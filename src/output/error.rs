@@ -2,12 +2,16 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::sys::error::chain;
 
 /// Exit status for wrong usage, and for an invalid annotation, policy file or registry configuration.
 pub const BAD_INPUT: u8 = 2;
+
+/// The remedy, always in these words, if permission is all that is missing.
+pub const AS_ROOT: &str = "run this as root";
 
 /// Why a command fails, and its exit status.
 ///
@@ -51,6 +55,17 @@ impl CommandError {
         }
     }
 
+    /// Moves our directory of configuration in the text below `--root`, where the command has looked for it.
+    #[must_use]
+    pub fn below(mut self, root: &Path) -> Self {
+        const ETC: &str = "/etc/bpfman-hook";
+        let moved = format!("{}{ETC}", root.display());
+        if root != Path::new("/") && !self.sentence.contains(&moved) {
+            self.sentence = self.sentence.replace(ETC, &moved);
+        }
+        self
+    }
+
     /// Prints the line on standard error; returns the exit status. `main` calls this once for the error of a command;
     /// a command calls it only for an error after which it continues.
     pub fn print(&self) -> ExitCode {
@@ -92,6 +107,10 @@ mod tests {
         assert_eq!(whole, Err(CommandError::new(sentence)));
         let of_input = whole.map_err(CommandError::of_input);
         assert_eq!(of_input, Err(CommandError::bad_input(sentence)));
+        let keys = CommandError::new("put keys into /etc/bpfman-hook/keys");
+        assert_eq!(keys.clone().below(Path::new("/srv/r")).to_string(), "put keys into /srv/r/etc/bpfman-hook/keys");
+        assert_eq!(keys.clone().below(Path::new("/srv/r")).below(Path::new("/srv/r")), keys.clone().below(Path::new("/srv/r")));
+        assert_eq!(keys.clone().below(Path::new("/")), keys);
         assert_eq!(of_input.map_err(CommandError::doing("start")), Err(CommandError::bad_input(format!("start: {sentence}"))));
     }
 }

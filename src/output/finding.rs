@@ -4,12 +4,19 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
+use crate::output::style::Style;
+
+/// The longest word of a status.
+const STATUS_WIDTH: usize = 7;
+
 /// The status of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FindingStatus {
     /// As it should be.
     Ok,
+    /// Not there, and nothing needs it.
+    Absent,
     /// Works, but not completely or not for every user.
     Warn,
     /// Could not be determined.
@@ -23,6 +30,7 @@ impl FindingStatus {
     pub fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Absent => "absent",
             Self::Warn => "warn",
             Self::Unknown => "unknown",
             Self::Fail => "fail",
@@ -39,7 +47,7 @@ pub struct Finding {
     pub status: FindingStatus,
     /// What was found.
     pub detail: String,
-    /// The remedy; only if the status is not ok.
+    /// The remedy; only if the status is neither ok nor absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
@@ -48,6 +56,11 @@ impl Finding {
     /// A finding without a problem.
     pub fn ok(check: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { check: check.into(), status: FindingStatus::Ok, detail: detail.into(), remedy: None }
+    }
+
+    /// A finding about something that is deliberately or harmlessly not there.
+    pub fn absent(check: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { check: check.into(), status: FindingStatus::Absent, detail: detail.into(), remedy: None }
     }
 
     /// A finding with a problem and its remedy.
@@ -72,9 +85,9 @@ impl Findings {
         self.0.iter().any(|finding| finding.status == FindingStatus::Fail)
     }
 
-    /// Drops the findings that are ok.
+    /// Drops the findings without a problem.
     pub fn only_bad(mut self) -> Self {
-        self.0.retain(|finding| finding.status != FindingStatus::Ok);
+        self.0.retain(|finding| finding.remedy.is_some());
         self
     }
 
@@ -84,17 +97,27 @@ impl Findings {
     }
 }
 
+impl Findings {
+    /// One line for each finding, and one for its remedy, with the colours and the width of the output.
+    pub fn text(&self, style: Style) -> String {
+        let width = self.0.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
+        let indent = STATUS_WIDTH + 2 + width + 2;
+        let mut text = String::new();
+        for finding in &self.0 {
+            let status = style.state(finding.status.word(), STATUS_WIDTH);
+            // Writing to a string does not fail.
+            _ = writeln!(text, "{status}  {:<width$}  {}", finding.check, style.wrapped(&finding.detail, indent));
+            if let Some(remedy) = &finding.remedy {
+                _ = writeln!(text, "{:indent$}-> {}", "", style.wrapped(remedy, indent + 3));
+            }
+        }
+        text
+    }
+}
+
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.0.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
-        for finding in &self.0 {
-            let mut line = format!("{:<7}  {:<width$}  {}", finding.status.word(), finding.check, finding.detail);
-            if let Some(remedy) = &finding.remedy {
-                write!(line, "\n{:<7}  {:<width$}  -> {remedy}", "", "")?;
-            }
-            writeln!(f, "{line}")?;
-        }
-        Ok(())
+        f.write_str(&self.text(Style::default()))
     }
 }
 
@@ -116,6 +139,13 @@ mod tests {
         assert_eq!(json[1]["status"], "fail");
         assert_eq!(json[0].get("remedy"), None);
         assert!(!Findings(vec![Finding::bad("x", FindingStatus::Warn, "y", "z")]).failed());
+        let narrow = Style { colour: true, width: Some(48) };
+        assert_eq!(
+            Findings(vec![Finding::bad("x", FindingStatus::Warn, "one two three four five six seven eight", "do it")])
+                .text(narrow),
+            "\u{1b}[33mwarn   \u{1b}[0m  x  one two three four five six seven\n            eight\n            -> do it\n"
+        );
+        findings.push(Finding::absent("kprobes", "not there"));
         assert_eq!(findings.only_bad().0.len(), 1);
     }
 }

@@ -5,6 +5,7 @@ pub mod finding;
 pub mod format;
 pub mod logging;
 pub mod report;
+pub mod style;
 pub mod table;
 pub mod view;
 

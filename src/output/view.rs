@@ -18,6 +18,7 @@ use crate::model::proxy::usage::{HeldObject, UsedKind};
 use crate::model::proxy::{ListenerOf, ProxyRecord};
 use crate::model::reach;
 use crate::model::record::{MapRecord, OwnerRecord, Phase};
+use crate::sys::clock;
 
 /// The state of an owner: the phase of its record, or that its container is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -47,15 +48,51 @@ impl OwnerState {
     }
 }
 
-/// One owner: a container, a pod's network namespace, or the host.
+/// The owner of a program or link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct OwnerView<'a> {
+pub struct OwnerName {
     /// The record's number.
-    pub owner: u64,
+    pub no: u64,
     /// `container`, `netns` or `host`.
     pub kind: &'static str,
     /// The container's id, the namespace's cookie, or the application.
     pub id: String,
+    /// The name by which users know it: podman's name, or `POD/CONTAINER`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl OwnerName {
+    /// The owner of a record, without the engine's name for it.
+    pub fn of(record: &OwnerRecord) -> Self {
+        Self { no: record.no.0, kind: record.owner.kind(), id: record.owner.id(), name: None }
+    }
+
+    /// For a column of a table: the name, or the first digits of the id.
+    pub fn short(&self) -> String {
+        match (self.kind, &self.name) {
+            (_, Some(name)) => name.clone(),
+            ("container", None) => short_id(&self.id).to_owned(),
+            ("host", None) if self.id.is_empty() => "host".to_owned(),
+            ("host", None) => format!("app {}", self.id),
+            (kind, None) => format!("{kind} {}", self.id),
+        }
+    }
+}
+
+/// The first 12 digits of an id, as podman and docker show it.
+pub fn short_id(id: &str) -> &str {
+    const DIGITS: usize = 12;
+    let is_hexadecimal = id.len() > DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hexadecimal { &id[..DIGITS] } else { id }
+}
+
+/// One owner: a container, a pod's network namespace, or the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OwnerView<'a> {
+    /// Number, kind, id and name.
+    #[serde(flatten)]
+    pub owner: OwnerName,
     /// `ready`, `pending`, `releasing`, `failed` or `dead`.
     pub state: OwnerState,
     /// Why it failed or is dead.
@@ -85,8 +122,20 @@ pub struct OwnerView<'a> {
     /// The bundle.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle: Option<String>,
-    /// Creation time in seconds since 1970.
-    pub created: u64,
+    /// The uid that the runtime runs as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime_user: Option<u32>,
+    /// The container's cgroup, if a program is attached to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// The policy's rule that decided about its request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub granted_by: Option<String>,
+    /// Creation time, RFC 3339.
+    pub created: String,
+    /// The same in seconds since 1970.
+    #[serde(skip)]
+    pub created_at: u64,
     /// Programs with their links.
     pub programs: Vec<ProgramView<'a>>,
     /// Maps.
@@ -120,8 +169,8 @@ pub struct ProgramView<'a> {
     pub kind: ProgramKind,
     /// `container` or `host`.
     pub scope: Scope,
-    /// Number of the owner.
-    pub owner: u64,
+    /// Its owner.
+    pub owner: OwnerName,
     /// The image reference as requested.
     pub image: Cow<'a, str>,
     /// The image's digest.
@@ -147,6 +196,21 @@ pub struct ProgramView<'a> {
 }
 
 impl ProgramView<'_> {
+    /// The function, marked if the kernel no longer has the program.
+    pub fn shown_name(&self) -> String {
+        match self.gone {
+            Some(loss) => format!("{} ({})", self.name, loss.words()),
+            None => self.name.to_string(),
+        }
+    }
+
+    /// Adds the engine's name of the owner.
+    pub fn named(mut self, name: Option<&String>) -> Self {
+        let owners = self.links.iter_mut().map(|link| &mut link.owner).chain([&mut self.owner]);
+        owners.for_each(|owner| owner.name = name.cloned());
+        self
+    }
+
     /// Adds what is lost of the program and of its links.
     pub fn with(mut self, health: &Health) -> Self {
         self.gone = self.id.and_then(|id| health.programs.get(&id).copied());
@@ -180,8 +244,8 @@ pub struct LinkView<'a> {
     pub program_id: Option<u32>,
     /// The program's function.
     pub program: Cow<'a, str>,
-    /// Number of the owner.
-    pub owner: u64,
+    /// Its owner.
+    pub owner: OwnerName,
     /// Attach point.
     pub at: Cow<'a, AttachPoint>,
     /// Why it no longer runs.
@@ -223,6 +287,9 @@ pub struct BpffsView {
     pub path: String,
     /// Delegation: mount options and their values; empty for a private bpffs.
     pub delegates: Vec<(String, String)>,
+    /// The delegation in one line; None for a private bpffs.
+    #[serde(skip)]
+    pub summary: Option<String>,
 }
 
 /// What a container may do through the proxy of bpf(2), and what it has loaded.
@@ -351,8 +418,8 @@ pub struct WorkloadObjectView<'a> {
     pub object: ProxiedObjectView<'a>,
     /// `container` or `host`: the scope of what the container was granted.
     pub scope: Scope,
-    /// Number of the owner.
-    pub owner: u64,
+    /// Its owner.
+    pub owner: OwnerName,
     /// `workload`
     pub origin: &'static str,
     /// The kernel's statistics; only if requested (`--stats`).
@@ -368,7 +435,7 @@ pub fn by_workload(record: &OwnerRecord, kind: UsedKind) -> impl Iterator<Item =
         objects.map(|object| WorkloadObjectView {
             object: ProxiedObjectView::new(object),
             scope: scope_of(proxy),
-            owner: record.no.0,
+            owner: OwnerName::of(record),
             origin: "workload",
             stats: None,
         })
@@ -380,15 +447,20 @@ fn scope_of(proxy: &ProxyRecord) -> Scope {
 }
 
 impl<'a> OwnerView<'a> {
+    /// Adds the engine's name of the container.
+    pub fn named(mut self, name: Option<&String>) -> Self {
+        self.owner.name = name.cloned();
+        self.programs = self.programs.into_iter().map(|program| program.named(name)).collect();
+        self
+    }
+
     /// The view of one record.
     pub fn new(record: &'a OwnerRecord, health: &Health) -> Self {
         let container = record.owner.container();
         let (engine, workload) = record.owner.workload().unzip();
         let workload = workload.cloned().unwrap_or_default();
         Self {
-            owner: record.no.0,
-            kind: record.owner.kind(),
-            id: record.owner.id(),
+            owner: OwnerName::of(record),
             state: OwnerState::of(record, health),
             reason: record.failure.clone().or_else(|| health.dead.get(&record.no).cloned()),
             verifier_log: record.verifier_log.clone(),
@@ -399,12 +471,17 @@ impl<'a> OwnerView<'a> {
             container: workload.container,
             pid: record.owner.init().map(|init| init.pid.get()),
             bundle: container.map(|c| c.bundle.display().to_string()).filter(|bundle| !bundle.is_empty()),
-            created: record.created,
+            runtime_user: container.map(|c| c.runtime_user),
+            cgroup: container.and_then(|c| c.cgroup.as_ref()).map(|cgroup| cgroup.path.display().to_string()),
+            granted_by: container.and_then(|c| c.granted_by.as_ref()).map(ToString::to_string),
+            created: clock::utc(record.created),
+            created_at: record.created,
             programs: programs(record).map(|program| program.with(health)).collect(),
             maps: maps(record),
             bpffs: container.and_then(|c| c.bpffs.as_ref()).map(|bpffs| BpffsView {
                 path: bpffs.path.display().to_string(),
                 delegates: bpffs.delegation.as_ref().map(delegates).unwrap_or_default(),
+                summary: bpffs.delegation.as_ref().map(Delegation::summary),
             }),
             proxy: container
                 .and_then(|c| c.proxy.as_ref())
@@ -437,7 +514,7 @@ pub fn programs(record: &OwnerRecord) -> impl Iterator<Item = ProgramView<'_>> {
             id: link.id(),
             program_id: program.id(),
             program: program.function.as_str().into(),
-            owner: record.no.0,
+            owner: OwnerName::of(record),
             at: Cow::Borrowed(&link.at),
             gone: None,
         });
@@ -446,7 +523,7 @@ pub fn programs(record: &OwnerRecord) -> impl Iterator<Item = ProgramView<'_>> {
             name: program.function.as_str().into(),
             kind: program.kind,
             scope: program.scope,
-            owner: record.no.0,
+            owner: OwnerName::of(record),
             image: image.reference.as_str().into(),
             digest: image.digest.to_string().into(),
             rule: image.rule.as_str().into(),

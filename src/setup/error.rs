@@ -103,6 +103,6 @@ pub enum InstallError {
     #[error("write {}: the package bpfman-hook is installed here, with another version or other options; upgrade or remove the package", .0.display())]
     Packaged(PathBuf),
     /// Programs are still loaded.
-    #[error("remove {}: programs are still pinned there; stop the containers, run `bpfman-hook gc` to release those of dead containers, then run uninstall again", .0.display())]
+    #[error("uninstall the rest: containers still have programs below {}, which poststop and gc release when they stop; then run uninstall again", .0.display())]
     InUse(PathBuf),
 }

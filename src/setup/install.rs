@@ -13,6 +13,8 @@ use crate::commands::documents;
 use crate::model::policy::Engine;
 use crate::output::error::CommandError;
 use crate::output::print;
+use crate::output::style::Style;
+use crate::paths::Paths;
 use crate::setup::check::check;
 use crate::setup::containerd::error::ContainerdError;
 use crate::setup::containerd::install as containerd;
@@ -33,7 +35,7 @@ pub fn run(root: Option<&Path>, args: &InstallArgs) -> Result<ExitCode, CommandE
     }
     let findings = check(&args.targets, root);
     let printed = print(&match args.targets.format.output {
-        Format::Table => findings.to_string(),
+        Format::Table => findings.text(Style::of_stdout()),
         Format::Json => format!("{}\n", findings.json()),
     })?;
     Ok(if findings.failed() { ExitCode::FAILURE } else { printed })
@@ -41,18 +43,46 @@ pub fn run(root: Option<&Path>, args: &InstallArgs) -> Result<ExitCode, CommandE
 
 /// `uninstall`: removes the installation and prints the steps.
 pub fn undo(root: Option<&Path>, args: &UninstallArgs) -> Result<ExitCode, CommandError> {
-    report(&args.targets, root, uninstall)
+    let act = |targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>| {
+        if uninstall(targets, place, work)? == Removed::Everything {
+            leftovers(place, work, args.purge)?;
+        }
+        Ok(())
+    };
+    report(&args.targets(), root, act)
+}
+
+/// Whether an uninstall removed the binary too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removed {
+    /// Only what was named.
+    Part,
+    Everything,
+}
+
+/// What no step of `install` wrote: removes it with `--purge`, and names it otherwise.
+fn leftovers(place: &InstallRoot, work: &mut Installer<'_>, purge: bool) -> Result<(), InstallError> {
+    let paths = place.own_root().map_or_else(Paths::system, Paths::below);
+    for (path, what) in [(&paths.run, "state of this boot"), (&paths.cache, "images"), (&paths.etc, "policy and keys")] {
+        if purge {
+            work.remove_all(path)?;
+        } else if place.staged(path).exists() {
+            work.keep(path, &format!("{what}; --purge removes it"));
+        }
+    }
+    Ok(())
 }
 
 fn report(
     targets: &InstallTargets,
     root: Option<&Path>,
-    act: fn(&InstallTargets, &InstallRoot, &mut Installer<'_>) -> Result<(), InstallError>,
+    act: impl FnOnce(&InstallTargets, &InstallRoot, &mut Installer<'_>) -> Result<(), InstallError>,
 ) -> Result<ExitCode, CommandError> {
     let place = InstallRoot::of(targets, root);
     let mut work = Installer::new(&place, targets.dry_run);
     let result = act(targets, &place, &mut work);
     let printed = print(&match targets.format.output {
+        Format::Table if targets.dry_run => work.steps.to_string().lines().map(|step| format!("would {step}\n")).collect(),
         Format::Table => work.steps.to_string(),
         Format::Json => format!("{}\n", work.steps.json()),
     });
@@ -79,9 +109,7 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
     }
     // A package compresses its man pages.
     if !targets.no_docs && !place.is_packaged() {
-        for (path, text) in documents::files() {
-            work.write(&place.prefix().join(path), &text, 0o644)?;
-        }
+        write_documents(place, work)?;
     }
     work.mount()?;
     if let Some(directory) = &targets.policy {
@@ -142,11 +170,47 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
     Ok(())
 }
 
+/// Writes the man pages and completions, in one step each: there are dozens of pages.
+fn write_documents(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
+    let (mut pages, mut changed) = (0, false);
+    for (path, text) in documents::files() {
+        let is_page = path.starts_with("share/man");
+        let path = place.prefix().join(path);
+        if is_page {
+            pages += 1;
+            changed |= work.write_silently(&path, &text, 0o644)?;
+        } else {
+            work.write(&path, &text, 0o644)?;
+        }
+    }
+    let directory = place.staged(&place.prefix().join("share/man"));
+    work.step("write", format!("{}: {pages} man pages", directory.display()), changed);
+    Ok(())
+}
+
+fn remove_documents(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
+    let mut pages = 0;
+    for (path, _) in documents::files() {
+        let is_page = path.starts_with("share/man");
+        let path = place.prefix().join(path);
+        if is_page {
+            pages += usize::from(work.remove_silently(&path)?);
+        } else {
+            work.remove(&path)?;
+        }
+    }
+    if pages > 0 {
+        let directory = place.staged(&place.prefix().join("share/man"));
+        work.step("remove", format!("{}: {pages} man pages", directory.display()), true);
+    }
+    Ok(())
+}
+
 /// Removes the installation for the requested engines, or all of it if none is named.
 ///
-/// The binary stays, with an error, while programs of running containers are pinned: their poststop still needs it.
+/// While programs of running containers are pinned, their poststop, gc, the mount and the binary stay, with an error.
 /// What a package contains stays too, with its hook files, mount and timer: the package manager removes it.
-fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
+fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<Removed, InstallError> {
     let (containerd, service) = (targets.containerd.containerd, targets.service.service);
     let (nri, metrics, proxied) = (targets.nri.nri, targets.metrics.metrics, targets.proxy.proxy);
     let (guarded, gated) = (targets.guard.guard, targets.gate.gate);
@@ -191,12 +255,16 @@ fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer
         work.remove_directory(Path::new(PODMAN_HOOKS_DIR));
         work.remove_directory(Path::new(PODMAN_HOOKS_DIR).parent().expect("it is an absolute path with several components"));
     }
+    let complete = left.0.is_empty() && !others;
+    let in_use = work.in_use().filter(|_| complete);
     for stage in [HookStage::CreateRuntime, HookStage::Poststop] {
         let path = hook_files::path(stage);
         if place.is_packaged() {
             continue;
         }
-        if left.0.is_empty() {
+        if in_use.is_some() && stage == HookStage::Poststop && place.staged(&path).exists() {
+            work.keep(&path, "containers still have programs");
+        } else if left.0.is_empty() {
             work.remove(&path)?;
         } else {
             work.write(&path, hook_files::hook(stage, &place.invocation(&left)).as_bytes(), 0o644)?;
@@ -216,7 +284,13 @@ fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer
             registries_dir::uninstall(place, work)?;
             work.step("advise", "the other files are the package's: remove the package bpfman-hook with apt or dnf", true);
         }
-    } else if left.0.is_empty() && !others {
+        return Ok(Removed::Part);
+    }
+    if let Some(pins) = in_use {
+        work.keep(&place.binary(), "containers still have programs");
+        return Err(InstallError::InUse(pins));
+    }
+    if complete {
         keyring::uninstall(place, work)?;
         gc::uninstall(place, work)?;
         work.unmount()?;
@@ -224,14 +298,12 @@ fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer
             work.remove(&place.mount_unit())?;
             work.remove(&place.tmpfiles())?;
         }
-        for (path, _) in documents::files() {
-            work.remove(&place.prefix().join(path))?;
-        }
+        remove_documents(place, work)?;
         work.remove(&place.binary())?;
         policy_dir::uninstall(place, work)?;
         registries_dir::uninstall(place, work)?;
     }
-    Ok(())
+    Ok(if complete { Removed::Everything } else { Removed::Part })
 }
 
 #[cfg(test)]

@@ -18,7 +18,8 @@ use crate::sys::{fsutil, mounts};
 /// One step, performed or planned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InstallStep {
-    /// `write`, `keep`, `remove`, `make`, `mount`, `unmount`, `run`, `restart`; `advise` for what is left to the administrator.
+    /// `write`, `remove`, `make`, `mount`, `unmount`, `run`, `restart`; `keep` for what stays, `advise` for what is left
+    /// to the administrator.
     pub action: &'static str,
     /// The object of the action.
     pub object: String,
@@ -41,7 +42,8 @@ impl InstallSteps {
 impl fmt::Display for InstallSteps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for InstallStep { action, object, changed } in &self.0 {
-            writeln!(f, "{action:<8} {object}{}", if *changed { "" } else { " (unchanged)" })?;
+            let action = if *action == "write" && !changed { "keep" } else { action };
+            writeln!(f, "{action:<8} {object}")?;
         }
         Ok(())
     }
@@ -81,6 +83,18 @@ impl<'a> Installer<'a> {
     /// Writes a file, unless it has these contents. A unit that differs from the package's goes to this host's own
     /// units; any other file of the package is not replaced.
     pub fn write(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
+        let (target, changed) = self.write_to(path, bytes, mode)?;
+        self.step("write", target.to_string_lossy(), changed);
+        Ok(())
+    }
+
+    /// Writes a file that has no step of its own; true if it was not there as it is to be.
+    pub fn write_silently(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<bool, InstallError> {
+        Ok(self.write_to(path, bytes, mode)?.1)
+    }
+
+    /// Returns where the file is, and whether it was written.
+    fn write_to(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<(PathBuf, bool), InstallError> {
         let mut target = self.target(path)?;
         let mut same = has_contents(&target, bytes, mode);
         if !same && self.place.is_of_package(path) {
@@ -94,11 +108,10 @@ impl<'a> Installer<'a> {
             make_directories(parent)?;
             fsutil::write_atomically(&target, bytes, mode)?;
         }
-        self.step("write", target.to_string_lossy(), !same);
-        Ok(())
+        Ok((target, !same))
     }
 
-    /// Removes a file, unless it is the package's.
+    /// Removes a file, unless it is the package's; without one there is no step.
     pub fn remove(&mut self, path: &Path) -> Result<(), InstallError> {
         let target = self.target(path)?;
         if self.place.is_of_package(path) {
@@ -106,8 +119,40 @@ impl<'a> Installer<'a> {
             return Ok(());
         }
         let was_there = if self.dry_run { fs::symlink_metadata(&target).is_ok() } else { fsutil::unlink_if_present(&target)? };
-        self.step("remove", target.to_string_lossy(), was_there);
+        if was_there {
+            self.step("remove", target.to_string_lossy(), true);
+        }
         Ok(())
+    }
+
+    /// Removes a file that has no step of its own; true if it was there.
+    pub fn remove_silently(&mut self, path: &Path) -> Result<bool, InstallError> {
+        let target = self.target(path)?;
+        Ok(if self.dry_run { fs::symlink_metadata(&target).is_ok() } else { fsutil::unlink_if_present(&target)? })
+    }
+
+    /// Removes a directory with all that it contains; without one there is no step.
+    pub fn remove_all(&mut self, path: &Path) -> Result<(), InstallError> {
+        let target = self.target(path)?;
+        if fs::symlink_metadata(&target).is_err() {
+            return Ok(());
+        }
+        if !self.dry_run {
+            let failed = |source| InstallError::Io { doing: "remove", path: target.clone(), source };
+            fs::remove_dir_all(&target).map_err(failed)?;
+        }
+        self.step("remove", target.to_string_lossy(), true);
+        Ok(())
+    }
+
+    /// Notes what stays, and why.
+    pub fn keep(&mut self, path: &Path, why: &str) {
+        self.step("keep", format!("{} ({why})", self.place.staged(path).display()), false);
+    }
+
+    /// Where programs are pinned, while there are some.
+    pub fn in_use(&self) -> Option<PathBuf> {
+        Some(self.place.staged(&self.fs_root())).filter(|pins| has_owners(pins))
     }
 
     /// Removes a directory of ours, unless it is not empty: an empty directory that stays does no harm.
@@ -148,8 +193,9 @@ impl<'a> Installer<'a> {
         if self.by_systemd() && self.place.mount_unit().exists() {
             return self.systemctl(&["disable", "--now", MOUNT_UNIT]);
         }
-        let was_there = self.dry_run || mounts::unmount(&fs_root)?;
-        self.step("unmount", fs_root.to_string_lossy(), was_there);
+        if self.dry_run || mounts::unmount(&fs_root)? {
+            self.step("unmount", fs_root.to_string_lossy(), true);
+        }
         Ok(())
     }
 

@@ -32,7 +32,7 @@ use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, Wit
 
 pub use self::error::StoreError;
 pub use self::records::{Records, Sorted};
-pub use self::txn::{ReadTxn, WriteTxn, stored_bytes};
+pub use self::txn::{ReadTxn, StoreFill, WriteTxn, stored_bytes};
 use crate::model::record::OwnerRecord;
 use crate::sys::fault;
 use crate::sys::fsutil::{self, FileLock};

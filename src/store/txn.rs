@@ -44,6 +44,15 @@ pub(super) const INDEXES: [u8; 5] = [CONTAINERS, NETNS, PROGRAMS, LINKS, PHASES]
 /// How often [`ReadTxn::some_in_phase`] narrows down the index.
 const STEPS: u64 = 4;
 
+/// How much of the store is in use, in bytes; new records are refused beyond seven eighths of the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreFill {
+    /// In use.
+    pub used: u64,
+    /// The most that the store can hold.
+    pub limit: u64,
+}
+
 /// A snapshot of the store.
 pub struct ReadTxn<'t> {
     path: &'t Path,
@@ -60,6 +69,13 @@ impl<'t> ReadTxn<'t> {
     pub fn get(&self, no: OwnerNo) -> Result<Option<OwnerRecord>, StoreError> {
         let bytes = self.table.get(self.txn, &owner_key(no)).map_err(|err| self.failed(err))?;
         bytes.map(|bytes| self.decode(no, bytes)).transpose()
+    }
+
+    /// How full the store is.
+    pub fn fill(&self) -> Result<StoreFill, StoreError> {
+        let stat = self.table.stat(self.txn).map_err(|err| self.failed(err))?;
+        let pages = stat.branch_pages.saturating_add(stat.leaf_pages).saturating_add(stat.overflow_pages);
+        Ok(StoreFill { used: pages.saturating_mul(stat.page_size as usize) as u64, limit: MAP_SIZE as u64 })
     }
 
     /// Returns true if there is a record with this number, whether it decodes or not.

@@ -387,6 +387,22 @@ pub fn reserve(file: impl AsFd, size: u64) -> io::Result<()> {
     }
 }
 
+/// What is free on a file system for users other than root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FreeSpace {
+    /// Bytes.
+    pub bytes: u64,
+    /// Inodes; None if the file system does not count them.
+    pub inodes: Option<u64>,
+}
+
+/// What is free on the file system that holds `path`; None if it does not say.
+pub fn free_space(path: &Path) -> Option<FreeSpace> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    let inodes = (stat.f_files > 0).then_some(stat.f_favail);
+    Some(FreeSpace { bytes: stat.f_bavail.saturating_mul(stat.f_frsize), inodes })
+}
+
 /// Whether the file system that holds `path` is almost full: less space is left than a write of LMDB needs.
 pub fn is_full(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < 64 << 10)

@@ -38,6 +38,7 @@ pub mod sandbox;
 pub mod seccomp_notify;
 pub mod sock;
 pub mod statmount;
+pub mod terminal;
 pub mod token;
 pub mod tracefs;
 mod trusted;

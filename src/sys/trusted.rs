@@ -9,6 +9,12 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+/// What to do about a path that others can write. A sticky directory, such as /tmp, is meant to be writable.
+fn unwritable(mode: u32) -> &'static str {
+    const STICKY: u32 = 0o1000;
+    if mode & STICKY != 0 { "put the file elsewhere" } else { "remove that permission" }
+}
+
 /// Why a file or directory is not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
@@ -37,7 +43,7 @@ pub enum TrustError {
         uid: u32,
     },
     /// A component of the path or the file itself is writable by group or others.
-    #[error("{} has mode {mode:04o} and is writable by users other than root; remove that permission", .component.display())]
+    #[error("{} has mode {mode:04o} and is writable by users other than root; {remedy}", .component.display(), remedy = unwritable(*.mode))]
     Writable {
         /// The path to read. It is not in the message, which names only the path that must be corrected.
         path: PathBuf,

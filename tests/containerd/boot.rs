@@ -152,7 +152,7 @@ fn removing_leaves_nothing_on_the_node(node: &mut Node) {
     node.kill_plugin();
     let program = node.outside("/usr/local/bin/bpfman-hook");
     let refused = node.ours(&["uninstall"]).expect("there is an installation");
-    assert!(!refused.status.success() && refused.stderr.contains("still pinned"), "{}", refused.stderr);
+    assert!(!refused.status.success() && refused.stderr.contains("still have programs"), "{}", refused.stderr);
     assert!(program.exists() && !node.outside("/opt/nri/plugins/10-bpfman-hook").exists());
     let mut pod = pod;
     pod.reconnect(node);

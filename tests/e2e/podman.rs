@@ -112,6 +112,12 @@ fn podman_stop_releases(world: &mut World) {
     command.args(&flags).args([crate::support::podman::IMAGE, "/bin/sh", "-c", "cat"]);
     tool(&mut command);
     world.lab.expect_links(1, "the program is attached");
+    // The name that podman shows is the one that we show and take.
+    let listed = world.lab.ours(&["list", "programs"]);
+    assert!(listed.contains(&name), "{name} is not in\n{listed}");
+    let inspected = world.lab.json(&["inspect", &name]);
+    assert_eq!(inspected[0]["name"].as_str(), Some(name.as_str()), "{inspected:#}");
+    assert!(world.lab.ours(&["graph", &name]).contains(&format!("container {name}")), "no picture");
     tool(&mut podman.command(&["stop", "-t", "0", &name]));
 }
 

@@ -30,7 +30,7 @@ fn packed(architectures: &[&str]) -> ImageSet {
         described: described.clone(),
     };
     let inputs: Vec<Input> = architectures.iter().map(input).collect();
-    build::pack(&inputs, architectures.len() > 1)
+    build::pack(&inputs, architectures.len() > 1, &Default::default())
 }
 
 fn import(world: &World, archive: &Archive, name: &str) -> Result<Bytecode, ImageError> {

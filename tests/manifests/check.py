@@ -103,10 +103,21 @@ def check_quick_starts(binary, root):
     return manifests
 
 
+def check_admission(root, document):
+    """The sample names annotations that exist."""
+    known = set(re.findall(r'Self::[A-Za-z]+, "([a-z-]+)"', (root / "src/model/annotations/keys.rs").read_text()))
+    assert len(known) > 10, known
+    named = set(re.findall(r"hook\.bpfman\.io/([a-z-]+)", str([v["expression"] for v in document["spec"]["validations"]])))
+    # The label of a namespace.
+    named.discard("allowed")
+    if not named or not named <= known:
+        problems.append(f"the admission policy names {sorted(named - known)}, which are no annotations")
+
+
 def main():
     binary, root, rendered = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3:]
     assert len(rendered) >= 5, rendered
-    daemonsets = objects = 0
+    daemonsets = objects = policies = 0
     for path in rendered:
         for document in yaml.safe_load_all(pathlib.Path(path).read_text()):
             for version in VERSIONS:
@@ -118,7 +129,11 @@ def main():
             if document["kind"] == "DaemonSet":
                 daemonsets += 1
                 check_daemonset(binary, root, pathlib.Path(path).stem, document)
-    assert daemonsets == len(rendered), (daemonsets, rendered)
+            if document["kind"] == "ValidatingAdmissionPolicy":
+                policies += 1
+                check_admission(root, document)
+    # The sample of an admission policy is the only overlay without one.
+    assert (daemonsets, policies) == (len(rendered) - 1, 1), (daemonsets, policies, rendered)
     objects += check_quick_starts(binary, root)
     for problem in problems:
         print("manifests:", problem, file=sys.stderr)

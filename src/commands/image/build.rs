@@ -74,7 +74,7 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, CommandError> {
     let index = files.len() > 1 || files.iter().any(|file| file.placed);
     let mut inputs: Vec<Input> = files.into_iter().map(|file| file.input).collect();
     sign(args, &mut inputs)?;
-    let image_set = build::pack(&inputs, index);
+    let image_set = build::pack(&inputs, index, &args.annotations.iter().cloned().collect());
     let written = name.to_string();
     match (args.push, &name) {
         (true, Reference::Registry(at)) => {
@@ -158,7 +158,8 @@ fn arguments(files: &[InputFile], format: Format) -> String {
 /// Reads the files and determines the architecture and the declarations of each.
 fn read(arguments: &[String]) -> Result<Vec<InputFile>, CommandError> {
     let mut files = Vec::new();
-    for argument in arguments {
+    let arguments = with_directories(arguments)?;
+    for argument in &arguments {
         files.push(file(argument, arguments.len() > 1)?);
     }
     for (nth, file) in files.iter().enumerate() {
@@ -173,6 +174,32 @@ fn read(arguments: &[String]) -> Result<Vec<InputFile>, CommandError> {
         }
     }
     describe(&mut files)?;
+    Ok(files)
+}
+
+/// The arguments, with the object files of a directory in its place: bpf2go writes one for each architecture.
+fn with_directories(arguments: &[String]) -> Result<Vec<String>, CommandError> {
+    let mut files = Vec::new();
+    for argument in arguments {
+        if !Path::new(argument).is_dir() {
+            files.push(argument.clone());
+            continue;
+        }
+        let reading = format!("read the object files of {}", printable(argument));
+        let entries = std::fs::read_dir(argument).map_err(CommandError::doing(&reading))?;
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(CommandError::doing(&reading))?.path();
+            if path.extension().is_some_and(|extension| extension == "o") {
+                found.push(path.to_string_lossy().into_owned());
+            }
+        }
+        if found.is_empty() {
+            return Err(CommandError::new(format!("{reading}: it has no file whose name ends in .o")));
+        }
+        found.sort();
+        files.append(&mut found);
+    }
     Ok(files)
 }
 

@@ -1,10 +1,11 @@
 //! `pull REF…`: fetches images and verifies them against the policy, so that container starts do not wait for the
 //! network.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -12,10 +13,10 @@ use serde::Serialize;
 
 use crate::cli::{Format, PullArgs, RegistryArgs};
 use crate::commands::image::user_auth::registries;
-use crate::image::{Images as _, InUse, LinuxImages, Want, registries_conf};
+use crate::image::{Images as _, InUse, LinuxImages, PullWatch, Want, registries_conf};
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::model::bytecode::{Bytecode, ImageVerdict, PullPolicy};
-use crate::model::policy::ImageRule;
+use crate::model::policy::{ImageRule, rule_remedy};
 use crate::model::reference::{Reference, ReferenceError};
 use crate::model::registries::RegistryConfig;
 use crate::output::error::CommandError;
@@ -73,8 +74,8 @@ impl ImagePolicyFiles {
         let rules: Vec<_> = self.policy.policy.images.iter().filter(|rule| rule.repository.matches(reference)).collect();
         match rules.is_empty() {
             true => {
-                let problem = "no image rule of the policy applies to it; see `bpfman-hook policy check`";
-                Err(CommandError::new(format!("{doing} {reference}: {problem}")))
+                let remedy = rule_remedy(reference);
+                Err(CommandError::new(format!("{doing} {reference}: no [[image]] rule of the policy applies to it; {remedy}")))
             }
             false => Ok(rules),
         }
@@ -105,14 +106,21 @@ impl ImagePolicyFiles {
 /// Fetches the images, several in parallel; continues after a failure, and then exits with status 1.
 pub fn run(paths: &Paths, args: &PullArgs) -> Result<ExitCode, CommandError> {
     let rules = ImagePolicyFiles::load(paths, &args.registry)?;
-    let images = super::images(paths);
-    let results = all(&args.references, |text| one(paths, &images, &rules, args.pull_policy, text));
+    let lines = PullLines::on_stderr(args.references.len());
+    let images = lines.watched(super::images(paths));
+    let results = all(&args.references, |text| {
+        let line = lines.begin(text);
+        let result = one(paths, &images, &rules, args.pull_policy, text);
+        lines.end(text, line);
+        result
+    });
+    lines.clear();
     let mut status = ExitCode::SUCCESS;
     let mut done = Vec::new();
     for result in results {
         match result {
             Ok(bytecode) => done.push(Pulled::from(bytecode)),
-            Err(error) => status = error.print(),
+            Err(error) => status = error.below(paths.root()).print(),
         }
     }
     print_pulled(&done, args.quiet, args.output)?;
@@ -128,21 +136,13 @@ pub(super) fn print_pulled(done: &[Pulled], quiet: bool, output: Format) -> Resu
     if done.is_empty() && output != Format::Json { Ok(ExitCode::SUCCESS) } else { print(&text) }
 }
 
-/// Runs `work` for every reference, [`AT_ONCE`] at a time, with a progress line for each on a terminal; the results are
-/// in the order of the references.
+/// Runs `work` for every reference, [`AT_ONCE`] at a time; the results are in the order of the references.
 fn all<T: Send>(references: &[String], work: impl Fn(&str) -> T + Sync) -> Vec<T> {
-    let terminal = std::io::stderr().is_terminal();
-    let lines = MultiProgress::with_draw_target(match terminal {
-        true => ProgressDrawTarget::stderr(),
-        false => ProgressDrawTarget::hidden(),
-    });
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<Option<T>>> = Mutex::new(references.iter().map(|_| None).collect());
     let worker = || {
         while let Some((at, text)) = Some(next.fetch_add(1, Ordering::SeqCst)).and_then(|at| Some((at, references.get(at)?))) {
-            let line = terminal.then(|| lines.add(spinner(text)));
             let result = work(text);
-            line.iter().for_each(ProgressBar::finish_and_clear);
             results.lock().expect("no worker panics while it holds the lock")[at] = Some(result);
         }
     };
@@ -160,12 +160,78 @@ fn all<T: Send>(references: &[String], work: impl Fn(&str) -> T + Sync) -> Vec<T
     results.into_iter().map(|result| result.expect("every index has a result")).collect()
 }
 
-/// A progress line without colours, so NO_COLOR does not matter.
-fn spinner(text: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {elapsed:>3} {msg}").expect("the template is constant");
-    let bar = ProgressBar::new_spinner().with_style(style).with_message(printable(text));
-    bar.enable_steady_tick(Duration::from_millis(120));
-    bar
+/// A line for each image that is being pulled, with the bytes that have arrived, and one for all of them; on a terminal
+/// only. Without colours, so NO_COLOR does not matter.
+struct PullLines {
+    lines: MultiProgress,
+    /// How many images are done; only if there are several.
+    count: Option<ProgressBar>,
+    /// The lines by the name of the image.
+    running: Arc<Mutex<BTreeMap<String, ProgressBar>>>,
+    terminal: bool,
+}
+
+impl PullLines {
+    fn on_stderr(images: usize) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let lines = MultiProgress::with_draw_target(match terminal {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        });
+        let count = (images > 1).then(|| {
+            let style = ProgressStyle::with_template("{pos} of {len} images").expect("the template is constant");
+            lines.add(ProgressBar::new(images as u64).with_style(style))
+        });
+        Self { lines, count, running: Arc::default(), terminal }
+    }
+
+    /// The same images, which report what arrives if somebody sees it.
+    fn watched(&self, images: LinuxImages) -> LinuxImages {
+        let running = Arc::clone(&self.running);
+        let watch = PullWatch(Arc::new(move |image, arrived, announced| {
+            let running = running.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(line) = running.get(image) {
+                line.set_message(format!("{}  {}", bytes(arrived, announced), printable(image)));
+            }
+        }));
+        if self.terminal { images.watched(watch) } else { images }
+    }
+
+    /// Shows that an image is being pulled, under its full name.
+    fn begin(&self, text: &str) -> Option<ProgressBar> {
+        let name = super::reference(text).map_or_else(|_| text.to_owned(), |reference| reference.to_string());
+        let style = ProgressStyle::with_template("{spinner} {elapsed:>3} {msg}").expect("the template is constant");
+        let line = ProgressBar::new_spinner().with_style(style).with_message(printable(&name));
+        let line = self.terminal.then(|| self.lines.add(line))?;
+        line.enable_steady_tick(Duration::from_millis(120));
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(name, line.clone());
+        Some(line)
+    }
+
+    fn end(&self, text: &str, line: Option<ProgressBar>) {
+        let name = super::reference(text).map_or_else(|_| text.to_owned(), |reference| reference.to_string());
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+        if let Some(line) = line {
+            line.finish_and_clear();
+            self.lines.remove(&line);
+        }
+        self.count.iter().for_each(|count| count.inc(1));
+    }
+
+    /// Removes every line: what is printed next, also an error, stands alone.
+    fn clear(&self) {
+        self.count.iter().for_each(ProgressBar::finish_and_clear);
+        // A terminal that cannot be written to has no line to remove.
+        _ = self.lines.clear();
+    }
+}
+
+/// `1.5 of 12.0 MiB`
+fn bytes(arrived: u64, announced: u64) -> String {
+    match announced > arrived {
+        true => format!("{} of {}", super::size(arrived), super::size(announced)),
+        false => super::size(arrived),
+    }
 }
 
 fn one(

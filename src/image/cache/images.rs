@@ -7,6 +7,7 @@ use crate::image::cache::record::{CacheRecord, Pointer};
 use crate::image::error::CacheError;
 use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;
+use crate::sys::clock;
 use crate::sys::fsutil::{TrustError, names_in};
 
 /// A reference in the cache.
@@ -20,7 +21,8 @@ pub struct CachedImage {
     pub object: Digest,
     /// Size of all its blobs in bytes.
     pub size: u64,
-    /// Time of the pull, in seconds since 1970.
+    /// Time of the pull, in seconds since 1970; RFC 3339 in JSON.
+    #[serde(serialize_with = "rfc3339")]
     pub pulled: u64,
     /// The rules that it satisfied, with their policies.
     pub verdicts: Vec<CachedVerdict>,
@@ -35,6 +37,10 @@ pub struct CachedVerdict {
     pub policy: Digest,
     /// The verdict.
     pub verdict: ImageVerdict,
+}
+
+fn rfc3339<S: serde::Serializer>(seconds: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&clock::utc(*seconds))
 }
 
 impl Cache {

@@ -1,6 +1,8 @@
 //! What we write: descriptors, manifests and indexes of the crate oci-spec. What others wrote is read by
 //! [`document`](crate::image::oci::document).
 
+use std::collections::BTreeMap;
+
 use oci_spec::image::{Descriptor, ImageManifest, ImageManifestBuilder, MediaType, SCHEMA_VERSION, Sha256Digest};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -31,6 +33,15 @@ pub(crate) fn manifest(config: Descriptor, layers: Vec<Descriptor>) -> ImageMani
         .layers(layers)
         .build()
         .expect("it has every required field")
+}
+
+/// The document with annotations, unless there are none.
+pub(crate) fn annotated(document: &impl Serialize, annotations: &BTreeMap<String, String>) -> Value {
+    let mut value = serde_json::to_value(document).expect("a document is JSON");
+    if !annotations.is_empty() {
+        value["annotations"] = json!(annotations);
+    }
+    value
 }
 
 /// An index. Its entries are JSON, since those that others wrote must not lose the fields that oci-spec does not know.

@@ -1,5 +1,6 @@
 //! Requests to one registry: time limits, authorization and redirects.
 
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -39,6 +40,15 @@ pub(crate) struct RegistryClient {
     standing: Mutex<RegistryAccess>,
     /// The parent's deadline.
     until: Instant,
+    /// What has arrived of the bodies.
+    pub(super) arrived: ArrivedBytes,
+}
+
+/// How much of the bodies has arrived, and how much was announced.
+#[derive(Debug, Default)]
+pub(super) struct ArrivedBytes {
+    pub arrived: AtomicU64,
+    pub announced: AtomicU64,
 }
 
 /// What messages may contain about a proxy.
@@ -111,7 +121,8 @@ impl RegistryClient {
         let identity = identity.map(|pem| reqwest::Identity::from_pem(&pem)).transpose().map_err(wrong)?;
         let http = build(identity)?;
         let standing = Mutex::default();
-        Ok(Self { http, foreign, host, repository, plain, credential, identified, proxy: proxied, standing, until })
+        let arrived = ArrivedBytes::default();
+        Ok(Self { http, foreign, host, repository, plain, credential, identified, proxy: proxied, standing, until, arrived })
     }
 
     /// From now on, tokens must allow writing.

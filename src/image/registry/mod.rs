@@ -17,6 +17,7 @@ mod upload;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::image::access::Access;
@@ -99,17 +100,18 @@ pub fn serve(socket: &Socket) -> Result<(), SysError> {
         .build()
         .map_err(SysError::io("start", "the fetch child's runtime"))?;
     let mut client: Option<Arc<RegistryClient>> = None;
+    let mut reports = false;
     while let Some(message) = socket.recv("a request", MAX_MESSAGE, None)? {
         let answer = match FetchMessage::from_bytes(&message.bytes) {
             Ok(FetchMessage::Read { wants }) => match &client {
                 Some(client) => {
-                    runtime.block_on(read(client, wants, socket))?;
+                    runtime.block_on(read(client, wants, socket, reports))?;
                     continue;
                 }
                 None => Err(nonsense("no repository was opened".to_owned())),
             },
-            Ok(FetchMessage::Open { access, patience }) => open(*access, patience, &message).map(|opened| {
-                client = Some(Arc::new(opened));
+            Ok(FetchMessage::Open { access, patience, progress }) => open(*access, patience, &message).map(|opened| {
+                (client, reports) = (Some(Arc::new(opened)), progress);
                 None
             }),
             Ok(ask) => runtime.block_on(put(client.as_deref(), ask, &message)),
@@ -134,8 +136,8 @@ fn reply(socket: &Socket, nth: usize, got: FetchedItem) -> Result<(), SysError> 
     socket.send(&FetchReply { nth, answer }.to_bytes(), memory.as_slice())
 }
 
-/// Reads several items concurrently and replies to each one when it arrives.
-async fn read(client: &Arc<RegistryClient>, wants: Vec<RegistryItem>, socket: &Socket) -> Result<(), SysError> {
+/// Reads several items concurrently and replies to each one when it arrives; `reports` says in between how much has.
+async fn read(client: &Arc<RegistryClient>, wants: Vec<RegistryItem>, socket: &Socket, reports: bool) -> Result<(), SysError> {
     let room = Arc::new(Semaphore::new(ROOM as usize));
     let mut running = JoinSet::new();
     for (nth, want) in wants.into_iter().enumerate() {
@@ -145,13 +147,32 @@ async fn read(client: &Arc<RegistryClient>, wants: Vec<RegistryItem>, socket: &S
             (nth, client.read(want).await, taken)
         });
     }
-    while let Some(done) = running.join_next().await {
+    loop {
+        let done = match reports {
+            true => match tokio::time::timeout(REPORT_EVERY, running.join_next()).await {
+                Ok(done) => done,
+                Err(_) => {
+                    report(socket, client)?;
+                    continue;
+                }
+            },
+            false => running.join_next().await,
+        };
+        let Some(done) = done else { break };
         let (nth, got, taken) = done.map_err(|err| SysError::io("run", "a request")(std::io::Error::other(err)))?;
         reply(socket, nth, got)?;
         // The bytes have been passed to the parent.
         drop(taken);
     }
     Ok(())
+}
+
+/// How often the parent learns how much has arrived, if it wants to know.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+
+fn report(socket: &Socket, client: &RegistryClient) -> Result<(), SysError> {
+    let [arrived, announced] = [&client.arrived.arrived, &client.arrived.announced].map(|bytes| bytes.load(Ordering::Relaxed));
+    socket.send(&FetchReply { nth: 0, answer: FetchAnswer::Progress(arrived, announced) }.to_bytes(), &[])
 }
 
 fn room_for(want: &RegistryItem) -> u32 {

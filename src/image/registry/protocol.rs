@@ -21,6 +21,8 @@ pub(crate) enum FetchMessage {
         access: Box<Access>,
         /// Milliseconds until the parent's deadline.
         patience: u64,
+        /// True if the parent wants to know how much has arrived, while it waits.
+        progress: bool,
     },
     /// Reads several items: one reply for each.
     Read {
@@ -95,6 +97,8 @@ pub(crate) enum FetchAnswer {
     Nothing,
     /// The request failed.
     Failed(RemoteError),
+    /// No answer yet; how many bytes have arrived from this host, and how many are announced.
+    Progress(u64, u64),
 }
 
 /// A list from the referrers API.
@@ -158,7 +162,7 @@ mod tests {
             authorities: true,
             identity: false,
         });
-        let open = FetchMessage::Open { access, patience: 7 };
+        let open = FetchMessage::Open { access, patience: 7, progress: true };
         assert!(!format!("{open:?}").contains("secret"), "{open:?}");
         for ask in [
             open,
@@ -175,7 +179,7 @@ mod tests {
             assert_eq!(FetchMessage::from_bytes(&ask.to_bytes()), Ok(ask));
         }
         let failed = RemoteError::Status { host: "h".into(), what: "w".into(), status: 500, message: "m".into() };
-        for answer in [FetchAnswer::Bytes, FetchAnswer::Nothing, FetchAnswer::Failed(failed)] {
+        for answer in [FetchAnswer::Bytes, FetchAnswer::Nothing, FetchAnswer::Failed(failed), FetchAnswer::Progress(1, 2)] {
             let reply = FetchReply { nth: 3, answer };
             assert_eq!(FetchReply::from_bytes(&reply.to_bytes()), Ok(reply));
         }

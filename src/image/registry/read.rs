@@ -3,6 +3,8 @@
 //! 200 is an answer and 404 means "not found"; every other status is an error, so that a registry that is overloaded or
 //! denies access never looks like one without signatures. Bodies are cut off at their limit while they arrive.
 
+use std::sync::atomic::Ordering;
+
 use reqwest::header::{ACCEPT, HeaderMap, LINK};
 use reqwest::{Response, StatusCode, Url};
 
@@ -111,8 +113,10 @@ impl RegistryClient {
         if response.content_length().is_some_and(|length| length > limit as u64) {
             return Err(too_large());
         }
+        self.arrived.announced.fetch_add(response.content_length().unwrap_or_default(), Ordering::Relaxed);
         let mut bytes = Vec::new();
         while let Some(chunk) = self.within(SILENCE, what, response.chunk()).await? {
+            self.arrived.arrived.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             if bytes.len() + chunk.len() > limit {
                 return Err(too_large());
             }

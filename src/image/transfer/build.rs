@@ -107,12 +107,13 @@ pub fn check(name: &str, object: &[u8], architecture: &str) -> Result<(), LayerE
 /// The time in a config, for reproducible builds.
 const CREATED: &str = "1970-01-01T00:00:00Z";
 
-/// Packs an image: a manifest for one input, an index for several. All inputs have different architectures.
-pub fn pack(inputs: &[Input], index: bool) -> ImageSet {
+/// Packs an image: a manifest for one input, an index for several. All inputs have different architectures. Each manifest
+/// and the index have the annotations.
+pub fn pack(inputs: &[Input], index: bool, annotations: &BTreeMap<String, String>) -> ImageSet {
     let mut image_set = ImageSet::begin(&hash(b""));
     let mut entries = Vec::new();
     for input in inputs {
-        let document = one(&mut image_set, input);
+        let document = one(&mut image_set, input, annotations);
         let mut descriptor = document.descriptor();
         let platform = PlatformBuilder::default().os(Os::Linux).architecture(input.arch()).build();
         descriptor.set_platform(Some(platform.expect("it has every required field")));
@@ -122,13 +123,17 @@ pub fn pack(inputs: &[Input], index: bool) -> ImageSet {
         }
     }
     if index {
-        image_set.documents.push(ImageDocument::new(&written::index(&entries), MediaType::ImageIndex, None));
+        image_set.documents.push(ImageDocument::new(
+            &written::annotated(&written::index(&entries), annotations),
+            MediaType::ImageIndex,
+            None,
+        ));
     }
     image_set.digest = image_set.documents.last().map_or(image_set.digest, |document| document.digest);
     image_set
 }
 
-fn one(image_set: &mut ImageSet, input: &Input) -> ImageDocument {
+fn one(image_set: &mut ImageSet, input: &Input, annotations: &BTreeMap<String, String>) -> ImageDocument {
     let tar = tar_of(&input.name, &input.object);
     let layer = gzip(&tar);
     let config = written::bytes(&config(input, hash(&tar)).expect("no field of a config is required"));
@@ -138,7 +143,7 @@ fn one(image_set: &mut ImageSet, input: &Input) -> ImageDocument {
     );
     image_set.blobs.insert(hash(&config), config);
     image_set.blobs.insert(hash(&layer), layer);
-    ImageDocument::new(&manifest, MediaType::ImageManifest, None)
+    ImageDocument::new(&written::annotated(&manifest, annotations), MediaType::ImageManifest, None)
 }
 
 /// The config of an image with one layer.
@@ -194,12 +199,12 @@ mod tests {
     #[test]
     fn equal_objects_give_equal_images() {
         let both = [input("amd64", OBJECT), input("s390x", BIG_ENDIAN)];
-        assert_eq!(pack(&both, true), pack(&both, true));
-        let one = pack(&both[..1], false);
+        assert_eq!(pack(&both, true, &BTreeMap::new()), pack(&both, true, &BTreeMap::new()));
+        let one = pack(&both[..1], false, &BTreeMap::new());
         assert_eq!((one.documents.len(), one.blobs.len()), (1, 2));
         // Across versions too: a change of this digest affects everyone who rebuilds a signed image.
         assert_eq!(one.documents[0].digest, one.digest);
-        let two = pack(&both, true);
+        let two = pack(&both, true, &BTreeMap::new());
         assert_eq!((two.documents.len(), two.blobs.len()), (3, 4));
         assert_eq!(two.documents[2].digest, two.digest);
     }
@@ -207,7 +212,7 @@ mod tests {
     /// Byte for byte: rebuilding a signed image must not change its digest.
     #[test]
     fn configs_manifests_and_indexes_have_exactly_these_fields() {
-        let image_set = pack(&[input("armbe", OBJECT)], true);
+        let image_set = pack(&[input("armbe", OBJECT)], true, &BTreeMap::new());
         let tar = tar_of("pass.o", OBJECT);
         let layer = gzip(&tar);
         let config = json!({

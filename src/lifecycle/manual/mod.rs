@@ -23,7 +23,7 @@ use crate::lifecycle::{Cause, Lifecycle, ReleaseErrors, registries_file};
 use crate::model::ids::OwnerNo;
 use crate::model::manual::{CallerRights, Failure, FailureCode, ImageSource, LoadMetadata, ManualReply, ManualTask};
 use crate::model::plan::PlanError;
-use crate::model::policy::ImageRule;
+use crate::model::policy::{ImageRule, rule_remedy};
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::registries::RegistryConfig;
 use crate::paths::Paths;
@@ -158,7 +158,7 @@ pub enum ManualError {
         function: String,
     },
     /// No image rule matches the image.
-    #[error("use {0}: no [[image]] rule of the policy applies to it")]
+    #[error("use {0}: no [[image]] rule of the policy applies to it; {remedy}", remedy = rule_remedy(.0))]
     NoRule(String),
     /// A file operation failed.
     #[error("{doing} {}", .path.display())]

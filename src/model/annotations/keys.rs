@@ -51,6 +51,11 @@ impl AnnotationKey {
     }
 }
 
+/// Every key, without the domain.
+pub fn key_words() -> [&'static str; 14] {
+    AnnotationKey::ALL.map(|(_, word)| word)
+}
+
 /// True for a known key, without the domain.
 pub(super) fn is_key(word: &str) -> bool {
     AnnotationKey::from_word(word).is_some()

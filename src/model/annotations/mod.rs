@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use keys::{AnnotationKey, Annotations, Audience, FoundAnnotation};
-pub use keys::{KeyScope, names_a_container, resembles_ours};
+pub use keys::{KeyScope, key_words, names_a_container, resembles_ours};
 use lex::LexError;
 pub use lex::Position;
 pub(super) use programs::kernel_place;

@@ -55,6 +55,12 @@ pub enum TypeFilter {
 }
 
 impl TypeFilter {
+    /// Every name: ours, then the kernel types in bpfman's spelling.
+    pub fn words() -> impl Iterator<Item = &'static str> {
+        let ours = ProgramKind::ALL.map(|(_, word)| word);
+        ours.into_iter().chain(WORDS.into_iter().filter(move |word| !ours.contains(word)))
+    }
+
     /// Parses a name. bpfman's names take precedence, so `tc` means every classifier, including tcx.
     pub fn from_word(word: &str) -> Option<Self> {
         let dashed = word.replace('_', "-");

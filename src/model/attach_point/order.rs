@@ -74,10 +74,16 @@ impl Order {
     /// Parses one verdict of `proceed-on`.
     pub fn verdict(kind: ProgramKind, word: &str) -> Result<i32, OrderError> {
         let verdicts = Self::verdicts(kind);
-        verdicts.iter().find(|(known, _)| *known == word).map(|(_, number)| *number).ok_or_else(|| OrderError::Verdict {
-            word: word.to_owned(),
-            known: verdicts.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", "),
-        })
+        verdicts
+            .iter()
+            .find(|(known, _)| *known == word)
+            .map(|(_, number)| *number)
+            .ok_or_else(|| OrderError::Verdict { word: word.to_owned(), known: Self::verdict_words(kind).join(", ") })
+    }
+
+    /// The names of all verdicts of a kind.
+    pub fn verdict_words(kind: ProgramKind) -> Vec<&'static str> {
+        Self::verdicts(kind).iter().map(|(word, _)| *word).collect()
     }
 
     /// The name of a verdict; None if the kind does not have it.

@@ -6,7 +6,9 @@ mod presets;
 mod reasons;
 mod sections;
 mod spelling;
+mod summary;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -233,6 +235,11 @@ impl Delegation {
             names.push(format!("{unnamed:#x}"));
         }
         names
+    }
+
+    /// The names of each set, by its word.
+    pub fn by_word(&self) -> BTreeMap<&'static str, Vec<String>> {
+        Category::ALL.into_iter().map(|category| (category.word(), self.names(category))).collect()
     }
 
     /// Key and value of each `delegate_*` mount option that is not empty.

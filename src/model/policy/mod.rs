@@ -28,7 +28,7 @@ pub use client::{ClientAccount, ClientRefusal, ClientRule, ServiceClient, Verb};
 pub use matching::{ContainerFacts, Match};
 pub use parse::PolicyError;
 pub use pattern::{PatternError, RepositoryPattern};
-pub use refusal::Refusal;
+pub use refusal::{Refusal, rule_remedy};
 pub use signer::{Matcher, Signer, TRUSTED_ROOT, Words};
 
 /// The merged policy. `Policy::built_in` is the policy without any file.

@@ -1,6 +1,18 @@
 //! Refusals of the policy.
 
+use std::fmt;
+
 use crate::model::attach_point::ProgramKind;
+
+/// What to do about an image to which no `[[image]]` rule applies: the rule to add.
+pub fn rule_remedy(reference: &impl fmt::Display) -> String {
+    let reference = reference.to_string();
+    if reference.starts_with("quay.io/bpfman-bytecode/") {
+        return "`bpfman-hook init --bpfman --dry-run` prints the rule for bpfman's images".to_owned();
+    }
+    let above = reference.split('@').next().and_then(|name| name.rsplit_once('/')).map_or("", |(above, _)| above);
+    format!("add one with repository = \"{above}/*\" and signed-by, as `bpfman-hook init` writes it")
+}
 
 /// A request that the policy does not allow: what was requested, which rule decides, and what would allow it.
 ///

@@ -11,9 +11,9 @@ fn targets(destdir: &Path, podman: bool, crio: bool) -> InstallTargets {
     InstallTargets { podman, crio, ..InstallTargets::on(destdir) }
 }
 
-fn act(
+fn act<T>(
     targets: &InstallTargets,
-    act: fn(&InstallTargets, &InstallRoot, &mut Installer<'_>) -> Result<(), InstallError>,
+    act: fn(&InstallTargets, &InstallRoot, &mut Installer<'_>) -> Result<T, InstallError>,
 ) -> InstallSteps {
     let place = InstallRoot::of(targets, None);
     let mut work = Installer::new(&place, targets.dry_run);
@@ -41,7 +41,7 @@ fn files(root: &Path) -> Vec<String> {
 
 /// Completions and man pages.
 fn is_document(path: &str) -> bool {
-    ["share/man/", "share/bash-completion/", "share/zsh/", "share/fish/"].iter().any(|part| path.contains(part))
+    ["share/man", "share/bash-completion/", "share/zsh/", "share/fish/"].iter().any(|part| path.contains(part))
 }
 
 fn order(steps: &InstallSteps) -> Vec<String> {

@@ -320,7 +320,9 @@ fn attach_to(program: &OwnedFd, interface: &str, attach: u32, flags: u32) -> Res
     };
     link_create(program.as_fd(), LinkTarget::Interface(found.index), attach, flags).map_err(|errno| {
         let meaning = match errno {
-            Errno::BUSY => "another XDP program is attached to the interface; one interface takes only one XDP program",
+            Errno::BUSY => {
+                "the interface has an XDP program already, perhaps the one that bpfman-hook attached; name another one with --iface"
+            }
             Errno::PERM => "attaching needs CAP_NET_ADMIN in the user namespace that owns the network namespace",
             Errno::INVAL => "the kernel does not support this type of link",
             _ => "the kernel refused the link",
