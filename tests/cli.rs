@@ -80,6 +80,7 @@ fn help_fits_a_screen_and_explains_every_option() {
         let limit = match path.first().map(String::as_str) {
             None => 42,
             Some("install" | "uninstall") => 47,
+            Some("image") => 38,
             Some(_) => 35,
         };
         let (options, examples) = help.split_once("\nExamples:\n").unwrap_or((help, ""));
