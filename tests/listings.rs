@@ -56,7 +56,7 @@ fn tables_fit_80_columns_and_name_what_users_know() {
     assert!(whole.contains(&"ab".repeat(32)) && whole.contains("observability/probes/count-packets:v1.2.3"), "{whole}");
 
     let containers = table(&world, "list containers");
-    assert!(containers.contains("3f9c1b7a42d0  shop/front/web  ready  containerd"), "{containers}");
+    assert!(containers.contains("3f9c1b7a42d0  shop/front/web  dead  containerd"), "{containers}");
     assert!(containers.contains("abababababab  c1  dead  podman  pid 4194305"), "its process is gone: {containers}");
     assert!(containers.contains("cdcdcdcdcdcd  failed  podman") && containers.contains(" ago\n"), "{containers}");
     assert!(containers.contains("networking (3 commands, 32 map types, 6 program types, 6 attach types)"), "{containers}");
