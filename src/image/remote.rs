@@ -52,10 +52,12 @@ pub(crate) struct Remote {
     watch: Option<PullWatch>,
 }
 
-/// Called while content arrives: the image, how many bytes have arrived from the host that is being asked, and how many
-/// it has announced.
+/// Called with the image, how many bytes have arrived from the host that is being asked, and how many it has announced.
+type WatchPull = dyn Fn(&str, u64, u64) + Send + Sync;
+
+/// Called while content arrives.
 #[derive(Clone)]
-pub struct PullWatch(pub Arc<dyn Fn(&str, u64, u64) + Send + Sync>);
+pub struct PullWatch(pub Arc<WatchPull>);
 
 impl fmt::Debug for PullWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
