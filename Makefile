@@ -26,7 +26,7 @@ dist-program order test-dist bench: export CFLAGS += -ffile-prefix-map=$(HOME_OF
 SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/recipes/build.sh tests/demo/demo.sh tests/demo/image.sh packaging/build.sh packaging/cross.sh $(addprefix packaging/package/,after-install before-remove after-remove release-later) $(wildcard tests/docs/*.sh tests/grafana/*.sh tests/packages/*.sh tests/bpf/*.sh tests/clients/*.sh tests/lsm/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
 
 .DEFAULT_GOAL := build
-.PHONY: build dist dist-program docs test-aarch64 test-packages order test-dist demo setup test test-unit test-privileged test-some-faults test-faults test-service test-e2e test-some-clients test-clients test-containerd test-vm fuzz fuzz-proxy check bench bpf man install uninstall clean root
+.PHONY: build dist dist-program docs test-aarch64 test-packages order test-dist demo setup test test-unit test-privileged test-objects test-some-faults test-faults test-service test-e2e test-some-clients test-clients test-containerd test-vm fuzz fuzz-proxy check bench bpf man install uninstall clean root
 
 build:
 	$(CARGO) build $(FLAGS)
@@ -70,7 +70,7 @@ order: root
 demo: root build
 	tests/demo/demo.sh $(BINARY)
 
-test: setup test-unit test-privileged test-some-faults test-service test-e2e test-packages test-some-clients test-containerd test-vm
+test: setup test-unit test-privileged test-objects test-some-faults test-service test-e2e test-packages test-some-clients test-containerd test-vm
 
 # Installs what is missing, as root; a message where it cannot.
 setup:
@@ -82,6 +82,11 @@ test-unit:
 # Tests on the real kernel and with real runtimes fail without root; they never skip themselves.
 test-privileged: root
 	$(CARGO) test $(FLAGS) --test privileged
+
+# Compiles the objects of tests/objects and loads each with Debian's newest bpftool, which is libbpf, and with bpfman-hook. BLESS=1
+# writes the share into docs/kernels.md.
+test-objects: root
+	$(CARGO) test $(FLAGS) --test objects
 
 # Some system calls of a start, a stop, a load and a pull are killed or fail, half a minute of them in an order that FAULT_SEED gives;
 # `make test-faults` does it at each call, which takes its time and is not part of `make test`.

@@ -14,6 +14,8 @@ pub enum ImageCommand {
     List(Listing),
     /// Show a local image: programs, maps, labels, required kernel
     Inspect(ImageInspectArgs),
+    /// Ask this kernel's verifier about the programs of a local image; attaches nothing
+    Test(ImageTestArgs),
     /// Show for each signature of an image why it is accepted or rejected; exit 1 if no rule is satisfied
     Verify(ImageVerifyArgs),
     /// Same as `pull`
@@ -45,6 +47,23 @@ pub struct ImageInspectArgs {
     /// An image in the cache, oci:/dir[:tag], oci-archive:/file[:tag] or file:/path
     #[arg(value_name = "REF")]
     pub reference: String,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `image test`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageTestArgs {
+    /// An image in the cache, oci:/dir[:tag], oci-archive:/file[:tag] or file:/path
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// Only these programs
+    #[arg(long, value_name = "FUNCTION", num_args = 1..)]
+    pub programs: Vec<String>,
+    /// Also print the verifier's logs
+    #[arg(short, long)]
+    pub verbose: bool,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,

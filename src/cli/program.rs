@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::registry::RegistryAuth;
 use super::{Formatted, absolute_path, key_value, values};
-use crate::model::annotations::{GlobalValue, global_value};
+use crate::model::annotations::{GlobalValue, MapSize, global_value, map_size};
 use crate::model::attach_point::{Direction, Order, ProgramKind, TracepointName, TypeFilter};
 use crate::model::bytecode::PullPolicy;
 use crate::model::text::nearest_hint;
@@ -51,7 +51,7 @@ pub struct LoadImageArgs {
 /// Flags of every load.
 #[derive(Debug, Clone, Args)]
 pub struct LoadArgs {
-    /// Programs to load: TYPE:FUNCTION; for fentry, fexit and lsm TYPE:FUNCTION:TARGET
+    /// Programs to load: TYPE:FUNCTION, or TYPE:FUNCTION:TARGET where loading fixes the target (fentry, lsm, iter …)
     #[arg(long, required_unless_present = "attach", value_name = "TYPE:FUNCTION[:TARGET]", num_args = 1.., value_parser = wanted)]
     pub programs: Vec<ProgramArg>,
     /// Load a program and attach it, as in the annotation `programs`: 'xdp:count iface=eth0 priority=50'
@@ -60,6 +60,9 @@ pub struct LoadArgs {
     /// A global variable: NAME= its bytes in memory order, or NAME:= a value as in the annotation `globals`
     #[arg(short, long = "global", value_name = "NAME=HEX|NAME:=VALUE", num_args = 1.., value_parser = global)]
     pub globals: Vec<(String, GlobalValue)>,
+    /// Entries of a map, or bytes of a ring buffer, instead of what the object declares
+    #[arg(long = "map-size", value_name = "MAP=ENTRIES", num_args = 1.., value_parser = map_size)]
+    pub map_sizes: Vec<MapSize>,
     /// A label, for selecting the programs
     #[arg(short, long, value_name = "KEY=VALUE", num_args = 1.., value_delimiter = ',', value_parser = key_value)]
     pub metadata: Vec<(String, String)>,
@@ -159,6 +162,25 @@ pub enum AttachTo {
     Fexit(LinkArgs),
     /// The LSM hook that the program was loaded for
     Lsm(LinkArgs),
+    /// A program of another type: TYPE[:TARGET] and its options, as in the annotation
+    Other(OtherArgs),
+}
+
+/// `attach PROGRAM_ID other`.
+#[derive(Debug, Clone, Args)]
+pub struct OtherArgs {
+    /// For example `iter:task`, `netfilter pf=ipv4 hook=input`, `cgroup_skb attach=egress`
+    #[arg(required = true, value_name = "TYPE[:TARGET] OPTION=VALUE")]
+    pub entry: Vec<String>,
+    /// The network namespace, for example /run/netns/blue [default: the host's]
+    #[arg(short, long, value_name = "FILE", value_parser = absolute_path)]
+    pub netns: Option<PathBuf>,
+    /// The cgroup, a directory
+    #[arg(long, value_name = "DIR", value_parser = absolute_path)]
+    pub cgroup: Option<PathBuf>,
+    /// Common flags.
+    #[command(flatten)]
+    pub link: LinkArgs,
 }
 
 /// Flags of every link.

@@ -1,7 +1,7 @@
 //! `load --attach`: entries as in the annotation `programs`, attached on the host instead of in a container.
 
 use crate::model::annotations::{AttachRequest, InterfaceSelector, ProgramRequest};
-use crate::model::attach_point::{Direction, Order, ProbedProcess, ProgramKind, UserProbe};
+use crate::model::attach_point::{Direction, Order, PlaceOptions, ProbedProcess, ProgramKind, UserProbe};
 use crate::model::manual::{AttachPlace, ProgramToLoad};
 use crate::output::error::CommandError;
 
@@ -55,8 +55,18 @@ pub fn program(entry: ProgramRequest) -> Result<(ProgramToLoad, AttachPlace), Co
             target = named;
             AttachPlace::Trampoline(kind)
         }
-        AttachRequest::RawTracepoint { .. } | AttachRequest::Cgroup { .. } => {
-            return Err(wrong(&format!("{kind} programs attach only to containers; request it in an annotation")));
+        AttachRequest::Told { kind, target: named, options } => {
+            if kind.fixed_at_load() {
+                target.clone_from(&named);
+            }
+            AttachPlace::Told { kind, target: named, options, netns: None }
+        }
+        AttachRequest::RawTracepoint { target } => {
+            let name = target.ok_or_else(|| wrong(&format!("write {kind}:{function}:TRACEPOINT")))?;
+            AttachPlace::Told { kind, target: Some(name), options: PlaceOptions::default(), netns: None }
+        }
+        AttachRequest::Cgroup { .. } => {
+            return Err(wrong("give its cgroup: load it with --programs, then `attach ID other TYPE --cgroup DIR`"));
         }
     };
     // The attach point tells whether it is a return probe.
@@ -99,7 +109,7 @@ mod tests {
             ("tracepoint:exec", "tracepoint:exec:CATEGORY/NAME"),
             ("kprobe:enter", "kprobe:enter:KERNEL-FUNCTION"),
             ("uprobe:user", "uprobe:user:PATH-OR-LIBRARY"),
-            ("cgroup_skb:out attach=egress", "attach only to containers"),
+            ("cgroup_skb:out attach=egress", "--cgroup DIR"),
             ("xdp:count from=file:/other.o", "one object is given for all"),
             ("nonsense:x", "is not a program type"),
         ] {

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use crate::cli::program::{
     AttachArgs, AttachTo, DetachArgs, DirectedArgs, InterfaceArgs, LinkArgs, LoadArgs, LoadCommand, LoadFileArgs,
-    LoadImageArgs, UnloadArgs,
+    LoadImageArgs, OtherArgs, UnloadArgs,
 };
 use crate::cli::registry::RegistryAuth;
 use crate::commands::{load_and_attach, records, request_child};
-use crate::model::annotations::program_entries;
-use crate::model::attach_point::{Order, ProbedProcess, ProgramKind, UserProbe};
+use crate::model::annotations::{AttachRequest, program_entries};
+use crate::model::attach_point::{Order, PlaceOptions, ProbedProcess, ProgramKind, UserProbe};
 use crate::model::credentials::Credential;
 use crate::model::manual::{
     APPLICATION, Attach, AttachNew, AttachPlace, CallerRights, Failure, FailureCode, ImageSource, LoadTask, ManualReply,
@@ -127,6 +127,7 @@ fn wanted(source: ObjectSource, args: &LoadArgs) -> Result<LoadTask, CommandErro
         source,
         programs,
         globals: args.globals.iter().cloned().collect(),
+        map_sizes: args.map_sizes.clone(),
         metadata,
         map_owner: args.map_owner_id,
         attach,
@@ -174,7 +175,36 @@ fn place(to: &AttachTo) -> Result<(AttachPlace, &LinkArgs), CommandError> {
         AttachTo::Fentry(link) => (AttachPlace::Trampoline(ProgramKind::Fentry), link),
         AttachTo::Fexit(link) => (AttachPlace::Trampoline(ProgramKind::Fexit), link),
         AttachTo::Lsm(link) => (AttachPlace::Trampoline(ProgramKind::Lsm), link),
+        AttachTo::Other(args) => (other(args)?, &args.link),
     })
+}
+
+/// An entry as in the annotation, without the function.
+fn other(args: &OtherArgs) -> Result<AttachPlace, CommandError> {
+    let (head, options) = args.entry.split_first().expect("clap requires one");
+    let (kind, target) = match head.split_once(':') {
+        Some((kind, target)) => (kind, format!(":{target}")),
+        None => (head.as_str(), String::new()),
+    };
+    let text = format!("{kind}:program{target} {}", options.join(" "));
+    let wrong = |problem: String| CommandError::bad_input(format!("attach {:?}: {problem}", args.entry.join(" ")));
+    // The object is known already; the reference only satisfies the syntax.
+    let object = Reference::File { path: "/".into() };
+    let entry = program_entries(&text, &object).map_err(wrong)?.remove(0);
+    match (entry.attach, &args.cgroup) {
+        (AttachRequest::Cgroup { attach: Some(attach), .. }, Some(cgroup)) => {
+            Ok(AttachPlace::Cgroup { attach, cgroup: cgroup.clone() })
+        }
+        (AttachRequest::Cgroup { .. }, _) => Err(wrong("write attach= with its attach type, and --cgroup".to_owned())),
+        (AttachRequest::Told { kind, target, options }, None) => {
+            Ok(AttachPlace::Told { kind, target, options, netns: args.netns.clone() })
+        }
+        (AttachRequest::RawTracepoint { target }, None) => {
+            let kind = ProgramKind::RawTracepoint;
+            Ok(AttachPlace::Told { kind, target, options: PlaceOptions::default(), netns: None })
+        }
+        (request, _) => Err(wrong(format!("use `attach ID {}`, or leave out --cgroup", request.kind()))),
+    }
 }
 
 fn interface(

@@ -81,6 +81,7 @@ pub fn load(request: LoadRequest) -> Result<LoadTask, Status> {
         return Err(invalid(format!("global {} is not the name of a symbol", quoted(name))));
     }
     Ok(LoadTask {
+        map_sizes: Vec::new(),
         source,
         programs: request.info.into_iter().map(wanted).collect::<Result<_, _>>()?,
         globals,

@@ -221,15 +221,28 @@ impl<'a> Type<'a> {
 pub struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
-    /// Offset of each type in `types`; the type of index 0 has id 1, since id 0 is void.
+    /// Offset of each type in `types`; the type of index 0 has the id `first`.
     index: Vec<u32>,
+    /// The id of the first type: 1, since id 0 is void, or for a module what follows the kernel's ids.
+    first: u32,
     /// Offset of `types` in the parsed bytes.
     base: usize,
+    /// The BTF that a module's continues.
+    kernel: Option<&'a Btf<'a>>,
 }
 
 impl<'a> Btf<'a> {
     /// Reads BTF and checks that every record is complete.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
+        Self::read(bytes, None)
+    }
+
+    /// Reads the BTF of a module, whose ids and strings continue those of the kernel.
+    pub fn parse_module(bytes: &'a [u8], kernel: &'a Btf<'a>) -> Result<Self, BtfError> {
+        Self::read(bytes, Some(kernel))
+    }
+
+    fn read(bytes: &'a [u8], kernel: Option<&'a Btf<'a>>) -> Result<Self, BtfError> {
         let word = |at| u32_at(bytes, at).ok_or(BtfError::Header);
         let magic = bytes.first_chunk().copied().map(u16::from_ne_bytes);
         if magic != Some(MAGIC) || bytes.get(2) != Some(&1) {
@@ -245,23 +258,33 @@ impl<'a> Btf<'a> {
         };
         let (base, types) = part(word(8)?, word(12)?).ok_or(BtfError::Header)?;
         let (_, strings) = part(word(16)?, word(20)?).ok_or(BtfError::Header)?;
-        if strings.first() != Some(&0) || strings.last() != Some(&0) {
+        // A module's strings begin with a name.
+        if kernel.is_none() && strings.first() != Some(&0) || strings.last().is_some_and(|last| *last != 0) {
             return Err(BtfError::Header);
         }
+        if kernel.is_none() && strings.is_empty() {
+            return Err(BtfError::Header);
+        }
+        let first = kernel.map_or(Some(1), |kernel| kernel.next_id()).ok_or(BtfError::Header)?;
         let mut index = Vec::new();
         let mut at = 0;
         while at < types.len() {
-            let id = u32::try_from(index.len() + 1).map_err(|_| BtfError::Header)?;
+            let id = u32::try_from(index.len()).ok().and_then(|n| n.checked_add(first)).ok_or(BtfError::Header)?;
             index.push(u32::try_from(at).map_err(|_| BtfError::Header)?);
             let ty = read(types, at, id).ok_or(BtfError::Type(id))?;
             at += 12 + ty.tail.len();
         }
-        Ok(Self { types, strings, index, base })
+        Ok(Self { types, strings, index, first, base, kernel })
     }
 
-    /// Every type except void, ordered by id.
+    /// The id after the last one.
+    fn next_id(&self) -> Option<u32> {
+        u32::try_from(self.index.len()).ok()?.checked_add(self.first)
+    }
+
+    /// Every type except void, ordered by id; of a module, its own.
     pub fn types(&self) -> impl Iterator<Item = Type<'a>> + '_ {
-        (1u32..).zip(&self.index).filter_map(|(id, at)| read(self.types, *at as usize, id))
+        (self.first..).zip(&self.index).filter_map(|(id, at)| read(self.types, *at as usize, id))
     }
 
     /// The type with an id.
@@ -269,13 +292,16 @@ impl<'a> Btf<'a> {
         if id == 0 {
             return Ok(Type { id: 0, kind: BtfKind::Void, flag: false, size_or_type: 0, name_offset: 0, vlen: 0, tail: &[] });
         }
-        let at = self.index.get(id as usize - 1).ok_or(BtfError::NoType(id))?;
+        if let Some(kernel) = self.kernel.filter(|_| id < self.first) {
+            return kernel.ty(id);
+        }
+        let at = id.checked_sub(self.first).and_then(|n| self.index.get(n as usize)).ok_or(BtfError::NoType(id))?;
         read(self.types, *at as usize, id).ok_or(BtfError::Type(id))
     }
 
     /// Where the record of a type starts in the parsed bytes.
     pub fn position(&self, id: u32) -> Result<usize, BtfError> {
-        let at = id.checked_sub(1).and_then(|n| self.index.get(n as usize)).ok_or(BtfError::NoType(id))?;
+        let at = id.checked_sub(self.first).and_then(|n| self.index.get(n as usize)).ok_or(BtfError::NoType(id))?;
         Ok(self.base + *at as usize)
     }
 
@@ -295,7 +321,11 @@ impl<'a> Btf<'a> {
 
     /// What may belong to a string at an offset.
     fn bytes_at(&self, offset: u32) -> Option<&'a [u8]> {
-        self.strings.get(offset as usize..).map(|rest| &rest[..rest.len().min(MAX_NAME)])
+        let before = self.kernel.map_or(0, |kernel| kernel.strings.len());
+        if let Some(kernel) = self.kernel.filter(|_| (offset as usize) < before) {
+            return kernel.bytes_at(offset);
+        }
+        self.strings.get(offset as usize - before..).map(|rest| &rest[..rest.len().min(MAX_NAME)])
     }
 
     /// True if an offset lies within the string section.
@@ -313,11 +343,9 @@ impl<'a> Btf<'a> {
         self.types().find(|ty| ty.kind == BtfKind::DataSec && self.string_bytes(ty.name_offset) == name.as_bytes())
     }
 
-    /// True if a function with this name is only declared (linkage extern, `extern … __ksym`).
-    pub fn declares_function(&self, name: &str) -> bool {
-        const EXTERN: u32 = 2;
-        self.types()
-            .any(|ty| ty.kind == BtfKind::Func && ty.vlen == EXTERN && self.string_bytes(ty.name_offset) == name.as_bytes())
+    /// The first type of a kind with a name.
+    pub fn named(&self, kind: BtfKind, name: &str) -> Option<Type<'a>> {
+        self.types().find(|ty| ty.kind == kind && self.string_bytes(ty.name_offset) == name.as_bytes())
     }
 
     /// A type without `const`, `volatile`, typedefs and tags.

@@ -19,13 +19,14 @@ pub enum CoreQuestion {
     TypeSize,
     ValueExists,
     Value,
+    TypeMatches,
 }
 
 impl CoreQuestion {
     /// The kind with a number.
     pub fn from_raw(raw: u32) -> Option<Self> {
         use CoreQuestion as A;
-        const ALL: [CoreQuestion; 12] = [
+        const ALL: [CoreQuestion; 13] = [
             A::FieldOffset,
             A::FieldSize,
             A::FieldExists,
@@ -38,6 +39,7 @@ impl CoreQuestion {
             A::TypeSize,
             A::ValueExists,
             A::Value,
+            A::TypeMatches,
         ];
         ALL.get(raw as usize).copied()
     }
@@ -66,9 +68,12 @@ pub struct CoreAnswer {
 pub fn answer(ask: CoreQuestion, btf: &Btf<'_>, spec: Option<&MemberPath<'_>>) -> Result<Option<CoreAnswer>, SpecError> {
     let number = |value| Ok(Some(CoreAnswer { value, field: None }));
     match (ask, spec) {
-        (CoreQuestion::FieldExists | CoreQuestion::TypeExists | CoreQuestion::ValueExists, spec) => {
-            number(u64::from(spec.is_some()))
-        }
+        (
+            CoreQuestion::FieldExists | CoreQuestion::TypeExists | CoreQuestion::TypeMatches | CoreQuestion::ValueExists,
+            spec,
+        ) => number(u64::from(spec.is_some())),
+        // Nothing has the id 0, and no type that exists the size 0, by which programs tell.
+        (CoreQuestion::TargetId | CoreQuestion::TypeSize, None) => number(0),
         (_, None) => Ok(None),
         (CoreQuestion::LocalId | CoreQuestion::TargetId, Some(spec)) => number(u64::from(spec.root)),
         (CoreQuestion::TypeSize, Some(spec)) => number(btf.size(spec.root)?),

@@ -8,13 +8,16 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::kernel::btf::{Btf, BtfError, BtfKind};
+use crate::kernel::btf::{Btf, BtfError, BtfKind, Type};
 use crate::kernel::btf_ext::CoreRecord;
 use crate::kernel::core_answer::{CoreAnswer, CoreQuestion, answer};
+use crate::kernel::core_match::types_match;
 use crate::kernel::core_spec::{
     self, MemberPath, SpecError, enum_step, essential, field_spec, match_fields, same_kind, types_fit,
 };
 use crate::kernel::insn::{self, Insn};
+use crate::kernel::kallsyms::{self, SymbolError};
+use crate::kernel::modules::{KernelType, Modules};
 use crate::kernel::object::{BpfObject, Function};
 
 /// The verifier reports a poisoned instruction as `invalid func unknown#195896080`; the number is libbpf's.
@@ -61,11 +64,13 @@ pub enum CoreError {
     },
 }
 
-/// The kernel's types.
+/// The kernel's types, functions and variables.
 #[derive(Debug)]
 pub struct CoreTarget<'t> {
     btf: Btf<'t>,
     candidates: RefCell<TypeCandidates>,
+    /// The modules of the running kernel; none if the types are those of a file.
+    modules: Modules,
 }
 
 /// Type ids by essential name and kind.
@@ -74,7 +79,49 @@ type TypeCandidates = HashMap<(Vec<u8>, u8), Rc<[u32]>>;
 impl<'t> CoreTarget<'t> {
     /// The target types, from the bytes of `/sys/kernel/btf/vmlinux` or of a file in that format.
     pub fn parse(bytes: &'t [u8]) -> Result<Self, BtfError> {
-        Ok(Self { btf: Btf::parse(bytes)?, candidates: RefCell::default() })
+        Ok(Self { btf: Btf::parse(bytes)?, candidates: RefCell::default(), modules: Modules::none() })
+    }
+
+    /// The types of the running kernel, and those of its modules where the kernel itself has no type of a name.
+    pub fn running(bytes: &'t [u8]) -> Result<Self, BtfError> {
+        Ok(Self { modules: Modules::running(), ..Self::parse(bytes)? })
+    }
+
+    /// The kernel's own types.
+    pub fn btf(&self) -> &Btf<'t> {
+        &self.btf
+    }
+
+    /// The first type with a name and kind: of the kernel, or of a module.
+    pub fn find(&self, kind: BtfKind, name: &str) -> Option<KernelType> {
+        let own = self.btf.named(kind, name).map(|ty| KernelType { id: ty.id, module: None });
+        own.or_else(|| {
+            self.modules.find(&self.btf, |module, btf| {
+                btf.named(kind, name).map(|ty| KernelType { id: ty.id, module: Some(module.to_owned()) })
+            })
+        })
+    }
+
+    /// True if a variable of the kernel has the type that the object declares for it.
+    pub fn variable_fits(&self, local: &Btf<'_>, declared: u32, variable: &KernelType) -> Result<bool, CoreError> {
+        let fits = |btf: &Btf<'_>| {
+            let ty = btf.ty(variable.id).map_err(SpecError::Btf)?;
+            types_fit(local, declared, btf, ty.size_or_type, 0)
+        };
+        let fits = match &variable.module {
+            None => Some(fits(&self.btf)),
+            Some(name) => self.modules.find(&self.btf, |module, btf| (module == name).then(|| fits(btf))),
+        };
+        match fits {
+            Some(Ok(fits)) => Ok(fits),
+            Some(Err(SpecError::Btf(error))) => Err(error.into()),
+            Some(Err(SpecError::Access)) | None => Ok(false),
+        }
+    }
+
+    /// The address of a symbol of the running kernel; None if it has none, or if the types are those of a file.
+    pub fn address(&self, name: &str) -> Result<Option<u64>, SymbolError> {
+        if self.modules.is_running() { kallsyms::address(name) } else { Ok(None) }
     }
 
     /// Adapts one function's instructions, and returns the names that this kernel does not have.
@@ -94,14 +141,6 @@ impl<'t> CoreTarget<'t> {
         Ok(missing)
     }
 
-    /// The type id of a kernel function.
-    pub fn function(&self, name: &str) -> Option<u32> {
-        self.btf
-            .types()
-            .find(|ty| ty.kind == BtfKind::Func && self.btf.string_bytes(ty.name_offset) == name.as_bytes())
-            .map(|ty| ty.id)
-    }
-
     /// The kernel types that a local type with this name and kind may correspond to.
     fn candidates(&self, name: &[u8], kind: BtfKind) -> Rc<[u32]> {
         let name = essential(name);
@@ -109,15 +148,16 @@ impl<'t> CoreTarget<'t> {
         if let Some(found) = self.candidates.borrow().get(&key) {
             return Rc::clone(found);
         }
-        let found: Rc<[u32]> = self
-            .btf
-            .types()
-            .filter(|ty| same_kind(ty.kind, kind) && essential(self.btf.string_bytes(ty.name_offset)) == name)
-            .map(|ty| ty.id)
-            .collect();
+        let found: Rc<[u32]> = candidates_in(&self.btf, name, kind).into();
         self.candidates.borrow_mut().insert(key, Rc::clone(&found));
         found
     }
+}
+
+/// The types with a name and a kind.
+fn candidates_in(btf: &Btf<'_>, name: &[u8], kind: BtfKind) -> Vec<u32> {
+    let named = |ty: &Type<'_>| same_kind(ty.kind, kind) && essential(btf.string_bytes(ty.name_offset)) == name;
+    btf.types().filter(named).map(|ty| ty.id).collect()
 }
 
 struct CoreRelocation<'r, 't> {
@@ -171,23 +211,49 @@ impl CoreRelocation<'_, '_> {
         if name.is_empty() {
             return Err(self.malformed());
         }
+        let candidates = self.target.candidates(name, root.kind);
+        if candidates.is_empty() {
+            let of_module = |_: &str, btf: &Btf<'_>| {
+                let candidates = candidates_in(btf, essential(name), root.kind);
+                (!candidates.is_empty()).then(|| self.ask_types(ask, spec, btf, &candidates))
+            };
+            if let Some(found) = self.target.modules.find(target, of_module) {
+                return found;
+            }
+        }
+        self.ask_types(ask, spec, target, &candidates)
+    }
+
+    /// The value for those of the candidates that match; all must give the same one.
+    fn ask_types(
+        &self,
+        ask: CoreQuestion,
+        spec: &MemberPath<'_>,
+        target: &Btf<'_>,
+        candidates: &[u32],
+    ) -> Result<Option<CoreAnswer>, CoreError> {
+        let local = self.local;
         let mut agreed: Option<(u64, Option<CoreAnswer>)> = None;
-        for candidate in self.target.candidates(name, root.kind).iter() {
-            let matched = self.spec(|| match ask {
-                ask if ask.of_field() => match_fields(local, spec, target, *candidate),
-                ask if ask.of_value() => match_value(spec, target, *candidate),
-                _ => Ok(types_fit(local, self.record.ty, target, *candidate, 0)?.then(|| MemberPath {
-                    root: *candidate,
-                    steps: Vec::new(),
-                    bits: 0,
-                })),
-            })?;
+        for candidate in candidates {
+            let matched =
+                self.spec(|| match ask {
+                    ask if ask.of_field() => match_fields(local, spec, target, *candidate),
+                    ask if ask.of_value() => match_value(spec, target, *candidate),
+                    CoreQuestion::TypeMatches => Ok(types_match(local, self.record.ty, target, *candidate)?
+                        .then(|| MemberPath { root: *candidate, steps: Vec::new(), bits: 0 })),
+                    _ => Ok(types_fit(local, self.record.ty, target, *candidate, 0)?.then(|| MemberPath {
+                        root: *candidate,
+                        steps: Vec::new(),
+                        bits: 0,
+                    })),
+                })?;
             let Some(matched) = matched else { continue };
             let found = self.spec(|| answer(ask, target, Some(&matched)))?;
             // A kernel may have a type twice, for example in a module: harmless if both give the same value.
             let same =
                 agreed.is_none_or(|(bits, before)| bits == matched.bits && before.map(|a| a.value) == found.map(|a| a.value));
             if !same {
+                let name = local.ty(self.record.ty).map(|root| local.string_bytes(root.name_offset)).unwrap_or_default();
                 return Err(CoreError::Ambiguous(String::from_utf8_lossy(name).into_owned()));
             }
             agreed.get_or_insert((matched.bits, found));

@@ -2,6 +2,7 @@
 
 use crate::kernel::btf::BtfError;
 use crate::kernel::features::{Feature, Support};
+use crate::kernel::kconfig::ConfigurationError;
 use crate::kernel::link::LinkError;
 use crate::kernel::object_error::ObjectError;
 use crate::kernel::review::ReviewRefusal;
@@ -38,14 +39,6 @@ pub enum KernelError {
         /// The requested kind.
         asked: ProgramKind,
     },
-    /// A kind that this version does not load.
-    #[error("load program {function}: {kind} is not supported by this version")]
-    Unsupported {
-        /// The function.
-        function: String,
-        /// The kind.
-        kind: ProgramKind,
-    },
     /// The program's functions, maps and types cannot be linked.
     #[error("link program {program}")]
     Link {
@@ -55,6 +48,9 @@ pub enum KernelError {
         #[source]
         source: LinkError,
     },
+    /// A map with an initial element that the object does not have.
+    #[error("read the BPF object")]
+    Elements(#[source] LinkError),
     /// The program uses what container scope does not allow.
     #[error(transparent)]
     BeyondContainer(#[from] ReviewRefusal),
@@ -84,6 +80,9 @@ pub enum KernelError {
         /// The size of the given value in bytes.
         given: usize,
     },
+    /// A value of the kernel's configuration that the object reads cannot be had.
+    #[error("read the kernel's configuration: {0}")]
+    Configuration(#[from] ConfigurationError),
     /// The kernel's own types, which CO-RE needs, are malformed.
     #[error("read the kernel's types for CO-RE")]
     KernelTypes(#[source] BtfError),
@@ -275,7 +274,7 @@ pub enum KernelError {
         name: String,
     },
     /// The kernel does not have the function or hook that the program attaches to.
-    #[error("{kind} {program}: this kernel has no {what}{module}")]
+    #[error("{kind} {program}: this kernel has no {what}")]
     NoKernelFunction {
         /// The kind.
         kind: ProgramKind,
@@ -283,8 +282,6 @@ pub enum KernelError {
         program: String,
         /// The missing function or hook.
         what: String,
-        /// The module that provides it, as the rest of the message; or empty.
-        module: String,
     },
     /// The target file of a uprobe cannot be opened, or does not have the symbol.
     #[error("attach {kind} {program}: {target:?}")]
@@ -337,8 +334,17 @@ pub enum KernelError {
 impl KernelError {
     /// The last lines of the verifier's log, if there is one.
     pub fn verifier_log(&self) -> Option<&str> {
+        self.log().map(|log| log.tail.as_str())
+    }
+
+    /// The verifier's log, if there is one, up to a mebibyte of its end.
+    pub fn whole_log(&self) -> Option<&str> {
+        self.log().map(|log| log.whole.as_str())
+    }
+
+    fn log(&self) -> Option<&VerifierLog> {
         match self {
-            Self::Rejected { log, .. } | Self::NeedsHostScope { log, .. } | Self::MissingTypes { log, .. } => Some(&log.tail),
+            Self::Rejected { log, .. } | Self::NeedsHostScope { log, .. } | Self::MissingTypes { log, .. } => Some(log),
             _ => None,
         }
     }

@@ -5,28 +5,38 @@ use std::collections::HashMap;
 
 use crate::kernel::btf::{Btf, BtfError, BtfKind, Type};
 use crate::kernel::elf::{Elf, SymbolKind};
+use crate::kernel::externs::{Extern, Externs, KERNEL_SYMBOLS};
+use crate::kernel::map::CONFIGURATION;
 
 /// Functions that compilers call implicitly: the kernel must verify them where they are called, not as global
 /// functions.
 const BUILTINS: [&[u8]; 4] = [b"memset", b"memcpy", b"memmove", b"memcmp"];
 
 /// A copy of the object's BTF with sizes, offsets and linkages filled in. The length of the records does not change.
-pub fn for_kernel(elf: &Elf<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>, BtfError> {
+pub fn for_kernel(elf: &Elf<'_>, externs: &Externs<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>, BtfError> {
     let mut fixed = bytes.to_vec();
     let sections: HashMap<&[u8], (usize, u64)> =
         elf.sections.iter().enumerate().map(|(index, s)| (s.name.as_bytes(), (index, s.size))).collect();
     let places: HashMap<(usize, &[u8]), u64> =
         elf.symbols.iter().filter_map(|s| Some(((s.section?, s.name.as_bytes()), s.value))).collect();
     let is_static = static_functions(elf);
+    let int = word_type(btf);
     for ty in btf.types() {
         let at = btf.position(ty.id)?;
         match ty.kind {
             // The kernel accepts only variables in a data section, and no function without code. Nothing refers to the
             // section; a union of the same length takes its place.
-            BtfKind::DataSec if btf.string_bytes(ty.name_offset) == KERNEL_SYMBOLS => {
-                if let Some(int) = word_type(btf) {
+            BtfKind::DataSec if btf.string_bytes(ty.name_offset) == KERNEL_SYMBOLS.as_bytes() => {
+                if let Some(int) = int {
                     union_of(&ty, int, &mut fixed, at);
                 }
+            }
+            BtfKind::DataSec if btf.string_bytes(ty.name_offset) == CONFIGURATION.as_bytes() => {
+                let place = |name: &[u8]| match std::str::from_utf8(name).ok().and_then(|name| externs.get(name)) {
+                    Some(Extern::Configuration(offset)) => Some(u64::from(offset)),
+                    _ => None,
+                };
+                data_section(btf, &ty, externs.size.into(), place, &mut fixed, at)?;
             }
             BtfKind::DataSec => {
                 if let Some((index, size)) = sections.get(btf.string_bytes(ty.name_offset)) {
@@ -41,6 +51,13 @@ pub fn for_kernel(elf: &Elf<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>,
                 }
                 name_parameters(btf, &ty, &mut fixed)?;
             }
+            // The kernel accepts no variable that is only declared, and none without a type.
+            BtfKind::Var if ty.linkage() == Some(EXTERN) => {
+                put(&mut fixed, at + 12, GLOBAL);
+                if let (Some(int), BtfKind::Void) = (int, btf.peel(ty.size_or_type)?.kind) {
+                    put(&mut fixed, at + 8, int);
+                }
+            }
             // Rust gives pointer types names, which the kernel refuses.
             BtfKind::Ptr => put(&mut fixed, at, 0),
             _ => {}
@@ -51,8 +68,6 @@ pub fn for_kernel(elf: &Elf<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>,
 
 const GLOBAL: u32 = 1;
 const EXTERN: u32 = 2;
-/// The section in which the compiler lists the kernel's functions and variables that an object declares.
-const KERNEL_SYMBOLS: &[u8] = b".ksyms";
 
 /// An integer of four bytes.
 fn word_type(btf: &Btf<'_>) -> Option<u32> {
@@ -94,7 +109,7 @@ fn data_section(
         let var = btf.ty(entry.ty)?;
         // The compiler knows the offsets of static variables only.
         let offset = match var.linkage() {
-            Some(GLOBAL) => place(btf.string_bytes(var.name_offset)).map_or(Ok(entry.offset), word)?,
+            Some(GLOBAL | EXTERN) => place(btf.string_bytes(var.name_offset)).map_or(Ok(entry.offset), word)?,
             _ => entry.offset,
         };
         entries.push([entry.ty, offset, entry.size]);

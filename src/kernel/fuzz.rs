@@ -4,10 +4,14 @@
 use mutate::{corpus, fuzz};
 
 use super::core_relo::CoreTarget;
+use super::implied;
 use super::insn::Insn;
 use super::link::{Linked, link};
 use super::object::BpfObject;
 use super::review::review;
+use crate::model::attach_point::ProgramKind;
+use crate::model::ids::PinName;
+use crate::model::plan::PlannedProgram;
 
 #[allow(clippy::duplicate_mod, reason = "layers do not use each other, their tests neither")]
 #[path = "../../tests/support/mutate.rs"]
@@ -30,6 +34,14 @@ fn objects() {
         drop(object.facts());
         for function in object.programs() {
             drop(object.relocations(function.section));
+            let planned = PlannedProgram {
+                function: function.name.clone(),
+                kind: ProgramKind::Xdp,
+                expected_attach_type: 0,
+                target: None,
+                pin: PinName::program(0),
+            };
+            drop(implied::programs(&object, &[planned]));
             for target in [None, Some(&target)] {
                 if let Ok(linked) = link(&object, function, target) {
                     drop(linked.used_maps());
@@ -49,7 +61,7 @@ fn objects() {
         let instructions: Vec<Insn> = bytes.chunks_exact(8).map(|chunk| Insn::from(*chunk.first_chunk().unwrap())).collect();
         let starts = vec![0, instructions.len() / 3, instructions.len() / 2];
         let (functions, lines) = (bytes.to_vec(), bytes.to_vec());
-        let linked = Linked { instructions, maps: Vec::new(), starts, functions, lines, core: Vec::new(), missing: Vec::new() };
+        let linked = Linked { instructions, starts, functions, lines, ..Linked::default() };
         for program_type in [1, 3, 6, 8, 99] {
             drop(review(&tagged, "program", program_type, &linked));
         }

@@ -1,22 +1,24 @@
-//! Programs that are loaded for one kernel function: fentry, fexit and lsm.
+//! Programs that are loaded for something of the kernel: a function, an LSM hook, a tracepoint, an iterator, a structure
+//! of functions.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-
+use crate::kernel::btf::BtfKind;
 use crate::kernel::core_relo::CoreTarget;
 use crate::kernel::error::KernelError;
 use crate::kernel::features::{self, Feature, Support};
+use crate::kernel::modules::KernelType;
+use crate::kernel::object::{BpfObject, Function};
+use crate::kernel::struct_members;
 use crate::model::attach_point::ProgramKind;
 use crate::model::plan::PlannedProgram;
 
 /// The kernel feature that a kind requires.
 pub(crate) fn feature(kind: ProgramKind) -> Feature {
-    if kind == ProgramKind::Lsm { Feature::Lsm } else { Feature::Tracing }
+    if matches!(kind, ProgramKind::Lsm | ProgramKind::LsmCgroup) { Feature::Lsm } else { Feature::Tracing }
 }
 
 /// Refuses an LSM program that would load and attach but never be called, because bpf is not an active LSM.
 pub(crate) fn check(planned: &PlannedProgram) -> Result<(), KernelError> {
-    if planned.kind != ProgramKind::Lsm {
+    if feature(planned.kind) != Feature::Lsm {
         return Ok(());
     }
     match features::probe(Feature::Lsm) {
@@ -26,55 +28,39 @@ pub(crate) fn check(planned: &PlannedProgram) -> Result<(), KernelError> {
     }
 }
 
-/// The type id of the function that a program is loaded for.
-pub(crate) fn find(planned: &PlannedProgram, target: Option<&CoreTarget<'_>>) -> Result<u32, KernelError> {
-    let missing = |what: String, module| KernelError::NoKernelFunction {
+/// What a program is loaded for, in the kernel's types: a function, a tracepoint, an iterator.
+pub(crate) fn find(planned: &PlannedProgram, target: Option<&CoreTarget<'_>>) -> Result<KernelType, KernelError> {
+    let name = planned.target.as_deref().unwrap_or_default();
+    let (kind, wanted, what) = match planned.kind {
+        ProgramKind::Lsm | ProgramKind::LsmCgroup => (BtfKind::Func, format!("bpf_lsm_{name}"), format!("LSM hook {name:?}")),
+        ProgramKind::TpBtf => (BtfKind::Typedef, format!("btf_trace_{name}"), format!("tracepoint {name:?}")),
+        ProgramKind::Iter => (BtfKind::Func, format!("bpf_iter_{name}"), format!("iterator {name:?}")),
+        _ => (BtfKind::Func, name.to_owned(), format!("function {name:?} that programs can attach to")),
+    };
+    target.and_then(|target| target.find(kind, &wanted)).ok_or_else(|| KernelError::NoKernelFunction {
         kind: planned.kind,
         program: planned.function.clone(),
         what,
-        module,
-    };
-    let name = planned.target.as_deref().unwrap_or_default();
-    let function = match planned.kind {
-        ProgramKind::Lsm => format!("bpf_lsm_{name}"),
-        _ => name.to_owned(),
-    };
-    if let Some(id) = target.and_then(|target| target.function(&function)) {
-        return Ok(id);
-    }
-    Err(match planned.kind {
-        ProgramKind::Lsm => missing(format!("LSM hook {name:?}"), String::new()),
-        _ => missing(format!("function {name:?} that programs can attach to"), module_of(name)),
     })
 }
 
-/// The end of the message for a function of a module. Failing to read the file is not an error.
-fn module_of(function: &str) -> String {
-    let Ok(symbols) = File::open("/proc/kallsyms") else { return String::new() };
-    let lines = BufReader::new(symbols).lines().map_while(Result::ok);
-    let module = lines.filter_map(|line| module_in(&line, function).map(str::to_owned)).next();
-    module.map_or(String::new(), |module| format!("; it is in the module {module}, and functions of modules are not supported"))
-}
-
-/// The module on a line `address type name [module]` of /proc/kallsyms, if the line is about this function.
-fn module_in<'l>(line: &'l str, function: &str) -> Option<&'l str> {
-    let mut words = line.split_ascii_whitespace().skip(2);
-    (words.next()? == function).then(|| words.next()?.strip_prefix('[')?.strip_suffix(']')).flatten()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn modules_are_read_from_brackets() {
-        for (line, module) in [
-            ("ffffffffc0a1 t nf_hook\t[nf_tables]", Some("nf_tables")),
-            ("ffffffff81a1 T nf_hook", None),
-            ("ffffffffc0a1 t nf_hook_slow\t[nf_tables]", None),
-            ("", None),
-        ] {
-            assert_eq!(module_in(line, "nf_hook"), module, "{line:?}");
-        }
+/// The structure of the kernel that a function of a structure is loaded for, and the index of its member there, which is
+/// the attach type.
+pub(crate) fn member(
+    object: &BpfObject<'_>,
+    planned: &PlannedProgram,
+    function: &Function,
+    target: Option<&CoreTarget<'_>>,
+) -> Result<(KernelType, u32), KernelError> {
+    let missing = |what: String| KernelError::NoKernelFunction { kind: planned.kind, program: planned.function.clone(), what };
+    let mut members = struct_members::members(object, target.map(CoreTarget::btf));
+    let member = members
+        .remove(&(function.section, function.start))
+        .ok_or_else(|| missing("place for it: no structure in a section .struct_ops of the object has it".to_owned()))?;
+    let structure = target.and_then(|target| target.find(BtfKind::Struct, &member.structure));
+    match (structure, member.index) {
+        (Some(structure), Some(index)) => Ok((structure, index)),
+        (None, _) => Err(missing(format!("structure {}", member.structure))),
+        (_, None) => Err(missing(format!("member {} of the structure {}", member.name, member.structure))),
     }
 }

@@ -3,13 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use crate::kernel::btf::BtfKind;
 use crate::kernel::core_relo::{CoreError, CoreTarget, POISON};
-use crate::kernel::elf::ElfRelocation;
-use crate::kernel::elf::Symbol;
-use crate::kernel::insn::{self, Insn, PSEUDO_FUNC, PSEUDO_KFUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
+use crate::kernel::core_spec::essential;
+use crate::kernel::elf::{ElfRelocation, Symbol};
+use crate::kernel::externs::Extern;
+use crate::kernel::insn::{self, Insn, PSEUDO_FUNC, PSEUDO_KFUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, PSEUDO_VARIABLE};
+use crate::kernel::kallsyms::SymbolError;
+use crate::kernel::map::CONFIGURATION;
+use crate::kernel::modules::KernelType;
 use crate::kernel::object::{BpfObject, Function};
 use crate::kernel::object_error::ObjectError;
-use crate::model::reach;
 
 /// The kernel's limit: BPF_COMPLEXITY_LIMIT_INSNS of include/linux/bpf.h.
 const MAX_INSTRUCTIONS: usize = 1_000_000;
@@ -21,11 +25,20 @@ pub enum LinkError {
     #[error(transparent)]
     Object(#[from] ObjectError),
     /// A symbol that only the kernel or another object could define.
-    #[error("it uses {name}, which the object only declares (kernel functions, __ksym and __kconfig are not supported){reach}", name = .0, reach = reaches(.0))]
+    #[error("it uses {0}, which the object only declares, and its BTF does not say whether as __ksym or as __kconfig")]
     Extern(String),
     /// A kernel function that the running kernel does not have.
-    #[error("it calls {0}, which this kernel does not have")]
+    #[error("it calls {0}, which this kernel does not have; declare it __weak and ask bpf_ksym_exists() first")]
     NoKernelFunction(String),
+    /// A kernel variable or symbol that the running kernel does not have.
+    #[error("it uses {0}, which this kernel does not have; declare it __weak to read 0 as its address then")]
+    NoKernelVariable(String),
+    /// A kernel variable of another type than the object declares.
+    #[error("it declares {0} with another type than this kernel has")]
+    VariableType(String),
+    /// The address of a symbol cannot be had.
+    #[error(transparent)]
+    Symbol(#[from] SymbolError),
     /// A reference to a symbol that is neither a map, nor data, nor a function.
     #[error("instruction {at} of {function} refers to {target:?}, which is neither a map nor data nor a function")]
     Reference {
@@ -57,9 +70,17 @@ pub enum LinkError {
         /// The index of the instruction.
         at: usize,
     },
-    /// A map with initial elements, which is not supported.
-    #[error("map {0} has initial elements (programs or maps), which are not supported")]
-    Initialised(String),
+    /// An initial element of a map that is neither a program nor a map of the object.
+    #[error("map {map} has the initial element {target:?}, which is neither a program nor a map of the object")]
+    Element {
+        /// The map.
+        map: String,
+        /// The symbol.
+        target: String,
+    },
+    /// More programs in maps than are loaded.
+    #[error("its maps have more than 256 programs as initial elements")]
+    TooManyElements,
     /// More instructions than the kernel accepts.
     #[error("it has more than a million instructions")]
     TooLong,
@@ -68,13 +89,8 @@ pub enum LinkError {
     Core(#[from] CoreError),
 }
 
-/// What a kernel function reaches, as the end of a message; empty if unknown.
-fn reaches(name: &str) -> String {
-    reach::kfunc(name).map_or_else(String::new, |reach| format!(": it reaches {reach}"))
-}
-
 /// A program, complete except for the fds of its maps.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Linked {
     /// The instructions.
     pub instructions: Vec<Insn>,
@@ -91,6 +107,23 @@ pub struct Linked {
     /// Kernel types that the program uses and this kernel does not have. The instructions that need them are poisoned;
     /// the verifier refuses them if they are reachable.
     pub missing: Vec<String>,
+    /// What instructions refer to in the kernel, by instruction.
+    pub references: BTreeMap<usize, KernelReference>,
+    /// The modules that functions and variables are in. Offset n+1 of a call means the n-th.
+    pub modules: Vec<String>,
+    /// Constants that need the descriptor of a module's BTF: index of the instruction, index in `modules`.
+    pub of_modules: Vec<(usize, usize)>,
+}
+
+/// A function, variable or address of the kernel that an instruction has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelReference {
+    /// Its name.
+    pub name: String,
+    /// True for a function.
+    pub function: bool,
+    /// True if it is in a module.
+    pub in_module: bool,
 }
 
 impl Linked {
@@ -107,39 +140,23 @@ impl Linked {
     }
 }
 
-/// Links the program that starts with `entry`. `target` are the running kernel's types for CO-RE; without it CO-RE
-/// relocations are left unresolved, so that an object can be checked independently of the kernel. Kernel functions that
-/// the object declares (`extern … __ksym`) are refused.
-pub fn link(object: &BpfObject<'_>, entry: &Function, target: Option<&CoreTarget<'_>>) -> Result<Linked, LinkError> {
-    link_entry(object, entry, target, None)
-}
-
-/// Links a program of bpfman-hook itself, which may call kernel functions. They are found by name in the kernel's BTF.
-/// If the kernel does not have a weak one, its address is 0 and a call of it is poisoned, as libbpf does
+/// Links the program that starts with `entry`. `target` are the running kernel's types, for CO-RE and for the functions
+/// and variables of the kernel that the object declares (`extern … __ksym`); without it CO-RE relocations are left
+/// unresolved, so that an object can be checked independently of the kernel, and such declarations are refused.
+///
+/// If the kernel does not have a weak function, its address is 0 and a call of it is poisoned, as libbpf does
 /// (tools/lib/bpf/libbpf.c, `poison_kfunc_call`). The address of one that it has is 1: kernels before 6.4 accept no real
 /// one, and programs only compare it with 0.
-pub fn link_built_in(object: &BpfObject<'_>, entry: &Function, kernel: &CoreTarget<'_>) -> Result<Linked, LinkError> {
-    link_entry(object, entry, Some(kernel), Some(kernel))
-}
-
-fn link_entry(
-    object: &BpfObject<'_>,
-    entry: &Function,
-    target: Option<&CoreTarget<'_>>,
-    kernel: Option<&CoreTarget<'_>>,
-) -> Result<Linked, LinkError> {
+pub fn link(object: &BpfObject<'_>, entry: &Function, target: Option<&CoreTarget<'_>>) -> Result<Linked, LinkError> {
     let mut linker = Linker {
         object,
         target,
-        kernel,
         sections: HashMap::new(),
         maps_by_place: maps_by_place(object),
         placed: HashMap::new(),
         order: Vec::new(),
-        instructions: Vec::new(),
-        maps: Vec::new(),
         calls: Vec::new(),
-        missing: Vec::new(),
+        linked: Linked::default(),
     };
     linker.place(entry)?;
     // Placing a function may add others to `order`, which grows during the iteration.
@@ -159,16 +176,12 @@ struct LinkedCode {
 struct Linker<'o, 'a> {
     object: &'o BpfObject<'a>,
     target: Option<&'o CoreTarget<'o>>,
-    /// Where kernel functions are looked up; None if they are refused.
-    kernel: Option<&'o CoreTarget<'o>>,
     sections: HashMap<usize, LinkedCode>,
     maps_by_place: HashMap<(usize, u64), usize>,
     placed: HashMap<(usize, usize), usize>,
     order: Vec<(&'o Function, usize)>,
-    instructions: Vec<Insn>,
-    maps: Vec<(usize, usize)>,
     calls: Vec<(usize, usize)>,
-    missing: Vec<String>,
+    linked: Linked,
 }
 
 /// Maps by section and offset; data sections match any offset.
@@ -190,14 +203,14 @@ impl<'o> Linker<'o, '_> {
             self.sections.insert(function.section, code);
         }
         let code = &self.sections[&function.section];
-        let start = self.instructions.len();
+        let start = self.linked.instructions.len();
         if start + function.len > MAX_INSTRUCTIONS {
             return Err(LinkError::TooLong);
         }
         // Object::parse checked that functions lie in their sections.
-        self.instructions.extend(&code.instructions[function.start..function.start + function.len]);
+        self.linked.instructions.extend(&code.instructions[function.start..function.start + function.len]);
         if let Some(target) = self.target {
-            self.missing.extend(target.relocate(self.object, function, &mut self.instructions[start..])?);
+            self.linked.missing.extend(target.relocate(self.object, function, &mut self.linked.instructions[start..])?);
         }
         self.placed.insert((function.section, function.start), start);
         self.order.push((function, start));
@@ -208,7 +221,7 @@ impl<'o> Linker<'o, '_> {
     fn resolve(&mut self, function: &'o Function, start: usize) -> Result<(), LinkError> {
         for n in 0..function.len {
             let relocation = self.sections[&function.section].relocations.get(&(function.start + n)).copied();
-            let insn = self.instructions[start + n];
+            let insn = self.linked.instructions[start + n];
             match relocation {
                 Some(relocation) if insn.is_wide() => self.constant(function, start, n, relocation)?,
                 Some(relocation) if insn.code == insn::CALL => {
@@ -244,69 +257,131 @@ impl<'o> Linker<'o, '_> {
         if n + 1 >= function.len {
             return Err(self.reference(function, n, relocation));
         }
-        let Some(section) = symbol.section else {
-            let exists = self.kernel_function(&symbol)?.is_some();
-            self.instructions[at].imm = exists.into();
-            self.instructions[at + 1].imm = 0;
-            return Ok(());
-        };
+        let Some(section) = symbol.section else { return self.declared(function, (start, n), &symbol) };
         if self.object.elf.sections[section].executable() {
-            let bytes = i64::from(self.instructions[at].imm);
+            let bytes = i64::from(self.linked.instructions[at].imm);
             let callee = places(symbol.value) + bytes / insn::SIZE as i64;
-            self.instructions[at] = self.instructions[at].with_src(PSEUDO_FUNC);
+            self.linked.instructions[at] = self.linked.instructions[at].with_src(PSEUDO_FUNC);
             return self.call(function, (start, n), section, callee);
         }
         let data = self.maps_by_place.get(&(section, 0)).filter(|map| self.object.maps[**map].data.is_some());
         if let Some(map) = data.copied() {
             let offset = u32::try_from(symbol.value).ok().map(u32::cast_signed);
-            let offset = offset.and_then(|base| self.instructions[at].imm.checked_add(base));
+            let offset = offset.and_then(|base| self.linked.instructions[at].imm.checked_add(base));
             let Some(offset) = offset else { return Err(self.reference(function, n, relocation)) };
-            self.instructions[at] = self.instructions[at].with_src(PSEUDO_MAP_VALUE);
-            self.instructions[at + 1].imm = offset;
-            self.maps.push((at, map));
+            self.linked.instructions[at] = self.linked.instructions[at].with_src(PSEUDO_MAP_VALUE);
+            self.linked.instructions[at + 1].imm = offset;
+            self.linked.maps.push((at, map));
             return Ok(());
         }
         let Some(map) = self.maps_by_place.get(&(section, symbol.value)).copied() else {
             return Err(self.reference(function, n, relocation));
         };
-        if self.object.maps[map].initialised {
-            return Err(LinkError::Initialised(self.object.maps[map].name.to_owned()));
-        }
-        self.instructions[at] = self.instructions[at].with_src(PSEUDO_MAP_FD);
-        self.instructions[at + 1].imm = 0;
-        self.maps.push((at, map));
+        self.linked.instructions[at] = self.linked.instructions[at].with_src(PSEUDO_MAP_FD);
+        self.linked.instructions[at + 1].imm = 0;
+        self.linked.maps.push((at, map));
         Ok(())
     }
 
-    /// The id of a declared kernel function in the kernel's BTF; None for a weak one that the kernel does not have.
-    fn kernel_function(&self, symbol: &Symbol<'_>) -> Result<Option<u32>, LinkError> {
+    /// A constant that stands for what the object only declares.
+    fn declared(&mut self, function: &Function, (start, n): (usize, usize), symbol: &Symbol<'_>) -> Result<(), LinkError> {
+        let at = start + n;
         let refused = || LinkError::Extern(symbol.name.to_owned());
-        let kernel = self.kernel.ok_or_else(refused)?;
-        let (btf, _) = self.object.btf.as_ref().ok_or_else(refused)?;
-        if !btf.declares_function(symbol.name) {
-            return Err(refused());
+        let (source, value) = match self.object.externs.get(symbol.name).ok_or_else(refused)? {
+            Extern::Configuration(place) => {
+                let map = self.object.maps.iter().position(|map| map.name == CONFIGURATION).ok_or_else(refused)?;
+                let offset = u32::try_from(self.linked.instructions[at].imm).ok().and_then(|base| base.checked_add(place));
+                let offset = offset.ok_or_else(|| LinkError::Reference {
+                    function: function.name.clone(),
+                    at: n,
+                    target: symbol.name.to_owned(),
+                })?;
+                self.linked.maps.push((at, map));
+                (PSEUDO_MAP_VALUE, u64::from(offset) << 32)
+            }
+            Extern::Function => (0, u64::from(self.kernel_type(BtfKind::Func, symbol)?.is_some())),
+            Extern::Variable(declared) => match self.kernel_type(BtfKind::Var, symbol)? {
+                Some(found) => {
+                    let (Some(target), Some((btf, _))) = (self.target, &self.object.btf) else { return Err(refused()) };
+                    if !target.variable_fits(btf, declared, &found)? {
+                        return Err(LinkError::VariableType(symbol.name.to_owned()));
+                    }
+                    self.refer(at, symbol, false, found.module.is_some());
+                    if let Some(module) = found.module {
+                        let module = self.module(module);
+                        self.linked.of_modules.push((at, module));
+                    }
+                    (PSEUDO_VARIABLE, u64::from(found.id))
+                }
+                None => (0, 0),
+            },
+            Extern::Address => match self.target.ok_or_else(refused)?.address(symbol.name)? {
+                Some(address) => {
+                    self.refer(at, symbol, false, false);
+                    (0, address)
+                }
+                None if symbol.weak => (0, 0),
+                None => return Err(LinkError::NoKernelVariable(symbol.name.to_owned())),
+            },
+        };
+        let code = &mut self.linked.instructions;
+        code[at] = code[at].with_src(source);
+        if source != PSEUDO_MAP_VALUE {
+            code[at].imm = (value as u32).cast_signed();
         }
-        match kernel.function(symbol.name) {
-            None if !symbol.weak => Err(LinkError::NoKernelFunction(symbol.name.to_owned())),
+        code[at + 1].imm = ((value >> 32) as u32).cast_signed();
+        Ok(())
+    }
+
+    /// What the kernel has under a declared name; None if it is weak and the kernel does not have it.
+    fn kernel_type(&self, kind: BtfKind, symbol: &Symbol<'_>) -> Result<Option<KernelType>, LinkError> {
+        let target = self.target.ok_or_else(|| LinkError::Extern(symbol.name.to_owned()))?;
+        // A name can have the suffix of a flavour, `___x`, so that an object can declare a function twice.
+        let name = String::from_utf8_lossy(essential(symbol.name.as_bytes()));
+        match target.find(kind, &name) {
+            None if symbol.weak => Ok(None),
+            None if kind == BtfKind::Func => Err(LinkError::NoKernelFunction(symbol.name.to_owned())),
+            None => Err(LinkError::NoKernelVariable(symbol.name.to_owned())),
             found => Ok(found),
         }
     }
 
     fn kernel_call(&mut self, at: usize, symbol: &Symbol<'_>) -> Result<(), LinkError> {
-        match self.kernel_function(symbol)? {
-            Some(id) => {
-                let mut call = self.instructions[at].with_src(PSEUDO_KFUNC);
-                call.imm = id.cast_signed();
-                // 0 is the kernel itself; a module would be an index in `fd_array`.
-                call.off = 0;
-                self.instructions[at] = call;
+        if self.object.externs.get(symbol.name) != Some(Extern::Function) {
+            return Err(LinkError::Extern(symbol.name.to_owned()));
+        }
+        match self.kernel_type(BtfKind::Func, symbol)? {
+            Some(found) => {
+                self.refer(at, symbol, true, found.module.is_some());
+                let mut call = self.linked.instructions[at].with_src(PSEUDO_KFUNC);
+                call.imm = found.id.cast_signed();
+                // 0 is the kernel itself; a module is an index in `fd_array`.
+                call.off = match found.module {
+                    None => 0,
+                    Some(module) => i16::try_from(self.module(module) + 1).map_err(|_| LinkError::TooLong)?,
+                };
+                self.linked.instructions[at] = call;
             }
             None => {
-                self.missing.push(symbol.name.to_owned());
-                self.instructions[at] = Insn::poison(POISON);
+                self.linked.missing.push(symbol.name.to_owned());
+                self.linked.instructions[at] = Insn::poison(POISON);
             }
         }
         Ok(())
+    }
+
+    fn refer(&mut self, at: usize, symbol: &Symbol<'_>, function: bool, in_module: bool) {
+        let name = symbol.name.to_owned();
+        self.linked.references.insert(at, KernelReference { name, function, in_module });
+    }
+
+    /// The index of a module among those that the program refers to.
+    fn module(&mut self, name: String) -> usize {
+        let known = self.linked.modules.iter().position(|module| *module == name);
+        known.unwrap_or_else(|| {
+            self.linked.modules.push(name);
+            self.linked.modules.len() - 1
+        })
     }
 
     fn call(&mut self, caller: &'o Function, (start, n): (usize, usize), section: usize, callee: i64) -> Result<(), LinkError> {
@@ -336,15 +411,18 @@ impl<'o> Linker<'o, '_> {
         for (at, target) in &self.calls {
             // MAX_INSTRUCTIONS keeps both far below i32::MAX.
             let distance = *target as i64 - *at as i64 - 1;
-            self.instructions[*at].imm = i32::try_from(distance).map_err(|_| LinkError::TooLong)?;
+            self.linked.instructions[*at].imm = i32::try_from(distance).map_err(|_| LinkError::TooLong)?;
         }
         let (functions, lines) = (self.function_records(), self.line_records());
         // The kernel refuses line info without function info, and function info that does not cover every function.
         let lines = if functions.is_some() { lines.unwrap_or_default() } else { Vec::new() };
-        let functions = functions.unwrap_or_default();
-        let starts = self.order.iter().map(|(_, start)| *start).collect();
-        let core = if self.target.is_none() { self.core_records() } else { Vec::new() };
-        Ok(Linked { instructions: self.instructions, maps: self.maps, starts, functions, lines, core, missing: self.missing })
+        self.linked.functions = functions.unwrap_or_default();
+        self.linked.lines = lines;
+        self.linked.starts = self.order.iter().map(|(_, start)| *start).collect();
+        if self.target.is_none() {
+            self.linked.core = self.core_records();
+        }
+        Ok(self.linked)
     }
 
     fn function_records(&self) -> Option<Vec<u8>> {

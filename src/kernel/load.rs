@@ -3,21 +3,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use crate::kernel::core_relo::CoreTarget;
 use crate::kernel::error::KernelError;
 use crate::kernel::features::{self, Feature, KERNEL_BTF, Support};
 use crate::kernel::fixup;
-use crate::kernel::link::{Linked, link, link_built_in};
-use crate::kernel::map::{self, MapDefinition, MapShape};
+use crate::kernel::implied::{self, ElementValue};
+use crate::kernel::link::{Linked, link};
+use crate::kernel::map::{self, CONFIGURATION, MMAPABLE, MapDefinition, MapShape};
 use crate::kernel::object::{BpfObject, Function};
+use crate::kernel::object_error::ObjectError;
 use crate::kernel::program_signature::ProgramSignatures;
 use crate::kernel::review::{ExecutionBound, ReviewRefusal, review};
 use crate::kernel::signed_load::{SignedOutcome, SignedProgram, exclusive_maps};
 use crate::kernel::verifier::VerifierLog;
-use crate::kernel::{LoadedIds, kernel_function, pins, section};
+use crate::kernel::{LoadedIds, kconfig, kernel_function, pins, section};
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::plan::{PlannedMap, PlannedObject, PlannedProgram};
 use crate::model::program_signing::KernelSigning;
@@ -40,15 +42,36 @@ pub(crate) fn load(directory: &Path, planned: &PlannedObject) -> Result<LoadedId
     let request = LoadRequest {
         scope: planned.scope,
         programs: &planned.programs,
+        implied: &[],
         maps: &planned.maps,
         globals: &planned.globals,
         signing: planned.signing,
         built_in: false,
     };
-    let work = prepare(&object, request)?;
+    let implied = implied::programs(&object, &planned.programs).map_err(KernelError::Elements)?;
+    let work = prepare(&object, LoadRequest { implied: &implied, ..request })?;
     let shared = work.shared()?;
     let loaded = caps::with_caps(capabilities(planned.scope), || work.load(shared))??;
     pin(directory, planned, &work.pinned, &loaded)
+}
+
+/// Loads one program and lets the kernel free it again; returns how many instructions the verifier processed.
+pub(crate) fn load_once(object: &BpfObject<'_>, program: &PlannedProgram, scope: Scope) -> Result<u32, KernelError> {
+    let programs = std::slice::from_ref(program);
+    let implied = implied::programs(object, programs).map_err(KernelError::Elements)?;
+    let request = LoadRequest {
+        scope,
+        programs,
+        implied: &implied,
+        maps: &[],
+        globals: &[],
+        signing: KernelSigning::default(),
+        built_in: false,
+    };
+    let work = prepare(object, request)?;
+    let loaded = caps::with_caps(capabilities(scope), || work.load(BTreeMap::new()))??;
+    let what = |source| KernelError::Info { what: format!("program {}", program.function), source };
+    Ok(bpf::program_info(loaded.programs[0].as_fd()).map_err(what)?.verified_instructions)
 }
 
 /// Loads programs of an object of bpfman-hook itself, with the capabilities of host scope. They may call kernel functions,
@@ -60,8 +83,15 @@ pub(crate) fn load_built_in(
     maps: Vec<(&str, OwnedFd)>,
 ) -> Result<BuiltInParts, KernelError> {
     let object = BpfObject::parse(bytes)?;
-    let request =
-        LoadRequest { scope: Scope::Host, programs, maps: &[], globals, signing: KernelSigning::default(), built_in: true };
+    let request = LoadRequest {
+        scope: Scope::Host,
+        programs,
+        implied: &[],
+        maps: &[],
+        globals,
+        signing: KernelSigning::default(),
+        built_in: true,
+    };
     let work = prepare(&object, request)?;
     let index = |name: &str| object.maps.iter().position(|map| map.name == name);
     let given = maps.into_iter().filter_map(|(name, map)| Some((index(name)?, map))).collect();
@@ -84,6 +114,8 @@ pub(crate) struct BuiltInParts {
 struct LoadRequest<'w> {
     scope: Scope,
     programs: &'w [PlannedProgram],
+    /// What the object puts into maps that these programs use.
+    implied: &'w [PlannedProgram],
     maps: &'w [PlannedMap],
     globals: &'w [(String, Vec<u8>)],
     signing: KernelSigning,
@@ -100,20 +132,21 @@ fn capabilities(scope: Scope) -> &'static [Capability] {
     }
 }
 
-/// The `enum bpf_prog_type` of a kind; None for kinds that this version does not load.
-pub(crate) fn program_type(kind: ProgramKind) -> Option<u32> {
-    kind.supported().then(|| kind.kernel_type())
-}
-
 /// A program that is ready to load except for the fds of its maps.
 struct PreparedProgram<'p> {
     planned: &'p PlannedProgram,
+    function: &'p Function,
     program_type: u32,
+    expected_attach_type: u32,
     flags: u32,
     attach_btf_id: u32,
+    /// The BTF of the module that it attaches to.
+    attach_to: Option<OwnedFd>,
     linked: Linked,
     /// The form in which it is signed, if it is loaded in it.
     signed: Option<SignedProgram>,
+    /// The BTF of the modules that it refers to.
+    modules: Vec<OwnedFd>,
     /// How much it can execute, which only the verifier's count tells.
     bound: Option<ExecutionBound>,
 }
@@ -127,6 +160,10 @@ struct PreparedObject<'w> {
     maps: BTreeSet<usize>,
     /// Indices of the planned maps, in the order of the plan.
     pinned: Vec<usize>,
+    /// Entries that the request gives maps, by index.
+    entries: BTreeMap<usize, u32>,
+    /// Indices of the maps without which the load fails.
+    needed: BTreeSet<usize>,
     /// Pins of shared maps that replace the object's own.
     reused: BTreeMap<usize, &'w Path>,
     /// The hash of the only program of each map that is for one program.
@@ -150,52 +187,120 @@ struct LoadedObject {
 /// Finds every error that can be found without loading anything.
 fn prepare<'w>(object: &'w BpfObject<'w>, request: LoadRequest<'w>) -> Result<PreparedObject<'w>, KernelError> {
     let LoadRequest { scope, maps: planned_maps, globals, built_in, .. } = request;
-    let chosen: Vec<Chosen<'_>> = request.programs.iter().map(|p| choose(object, p)).collect::<Result<_, _>>()?;
-    let on_function = chosen.iter().find(|chosen| chosen.planned.kind.fixed_at_load());
+    let requested = request.programs.iter().chain(request.implied);
+    let chosen: Vec<Chosen<'_>> = requested.map(|p| choose(object, p)).collect::<Result<_, _>>()?;
+    let on_function = chosen.iter().find(|chosen| needs_target(chosen.planned.kind));
     if let Some(chosen) = on_function {
         kernel_function::check(chosen.planned)?;
     }
     let kernel = match on_function {
         Some(chosen) => kernel_types(&format!("find the function that {} attaches to", chosen.planned.function))?,
-        None if built_in => kernel_types("find the kernel's functions and types")?,
+        None if built_in || object.externs.need_types() => kernel_types("find the kernel's functions and types")?,
         None if object.ext.has_core() => kernel_types("resolve the object's CO-RE relocations")?,
         None => Vec::new(),
     };
     let target = match kernel.as_slice() {
         [] => None,
-        bytes => Some(CoreTarget::parse(bytes).map_err(KernelError::KernelTypes)?),
+        bytes => Some(CoreTarget::running(bytes).map_err(KernelError::KernelTypes)?),
     };
     let signatures = ProgramSignatures::of(&object.elf).map_err(KernelError::Object)?;
-    let mut programs = Vec::new();
-    for Chosen { planned, function, program_type, flags } in chosen {
-        let linked = match &target {
-            Some(target) if built_in => link_built_in(object, function, target),
-            target => link(object, function, target.as_ref()),
-        };
-        let linked = linked.map_err(|source| KernelError::Link { program: function.name.clone(), source })?;
-        // Types that container scope never loads have no list; the kernel requires CAP_PERFMON for each of them.
-        let is_reviewed = scope == Scope::Container && reach::reviewed(program_type);
-        let bound = if is_reviewed { review(object, &planned.function, program_type, &linked)? } else { None };
-        let attach_btf_id = if planned.kind.fixed_at_load() { kernel_function::find(planned, target.as_ref())? } else { 0 };
-        let signed = SignedProgram::new(object, function, &linked, &signatures, request.signing)?;
-        programs.push(PreparedProgram { planned, program_type, flags, attach_btf_id, linked, signed, bound });
-    }
+    let signing = (&signatures, request.signing);
+    let programs: Vec<_> =
+        chosen.into_iter().map(|chosen| ready(object, scope, chosen, target.as_ref(), signing)).collect::<Result<_, _>>()?;
     let with_names = programs.iter().map(|p| (p.planned.function.as_str(), &p.linked, p.signed.as_ref()));
     let exclusive = exclusive_maps(object, &signatures, with_names)?;
-    let mut maps: BTreeSet<usize> = programs.iter().flat_map(|p| p.linked.used_maps()).collect();
+    let used: BTreeSet<usize> = programs.iter().flat_map(|p| p.linked.used_maps()).collect();
     let by_name: HashMap<&str, usize> = object.maps.iter().enumerate().map(|(n, map)| (map.name, n)).collect();
     let pinned: Vec<usize> = planned_maps.iter().map(|map| map_index(object, &by_name, &map.name)).collect::<Result<_, _>>()?;
-    maps.extend(&pinned);
-    let frozen = planned_maps.iter().zip(&pinned).filter(|(map, _)| map.freeze).map(|(_, index)| *index).collect();
+    let of_plan = |wanted: fn(&PlannedMap) -> bool| {
+        planned_maps.iter().zip(&pinned).filter(move |(map, _)| wanted(map)).map(|(_, index)| *index)
+    };
+    let needed = used.into_iter().chain(of_plan(PlannedMap::is_asked)).collect();
+    let needed = implied::with_inner_maps(object, needed).map_err(KernelError::Elements)?;
+    if let Some(map) = needed.iter().map(|map| &object.maps[*map]).find(|map| map.wrong.is_some()) {
+        return Err(ObjectError::Map { name: map.name.to_owned(), why: map.wrong.unwrap_or_default() }.into());
+    }
+    // Values of the configuration that no program reads need not be there.
+    let wanted = |map: &&usize| needed.contains(map) || object.maps[**map].name != CONFIGURATION;
+    let maps: BTreeSet<usize> = needed.iter().chain(&pinned).filter(wanted).copied().collect();
+    let frozen = of_plan(|map| map.freeze).collect();
+    let entries = planned_maps.iter().zip(&pinned).filter_map(|(map, index)| Some((*index, map.entries?))).collect();
     let reused = planned_maps.iter().zip(&pinned).filter_map(|(map, index)| Some((*index, map.reuse.as_deref()?))).collect();
     let images = images(object, &maps, globals)?;
     let btf = match &object.btf {
-        Some((btf, bytes)) => Some(fixup::for_kernel(&object.elf, btf, bytes).map_err(|e| KernelError::Object(e.into()))?),
+        Some((btf, bytes)) => {
+            let fixed = fixup::for_kernel(&object.elf, &object.externs, btf, bytes);
+            Some(fixed.map_err(|e| KernelError::Object(e.into()))?)
+        }
         None => None,
     };
-    let cpus = if maps.iter().any(|map| object.maps[*map].shape.wants_cpus()) { machine::possible_cpus()? } else { 0 };
+    let shapes = || maps.iter().flat_map(|map| [Some(object.maps[*map].shape), object.maps[*map].inner]).flatten();
+    let cpus = if shapes().any(MapShape::wants_cpus) { machine::possible_cpus()? } else { 0 };
     let page = machine::page_size();
-    Ok(PreparedObject { object, scope, programs, maps, pinned, reused, exclusive, frozen, images, btf, page, cpus })
+    Ok(PreparedObject {
+        object,
+        scope,
+        programs,
+        maps,
+        pinned,
+        entries,
+        needed,
+        reused,
+        exclusive,
+        frozen,
+        images,
+        btf,
+        page,
+        cpus,
+    })
+}
+
+/// Links and reviews one program, and opens what it refers to.
+fn ready<'w>(
+    object: &'w BpfObject<'w>,
+    scope: Scope,
+    chosen: Chosen<'w>,
+    target: Option<&CoreTarget<'_>>,
+    (signatures, signing): (&ProgramSignatures, KernelSigning),
+) -> Result<PreparedProgram<'w>, KernelError> {
+    let Chosen { planned, function, program_type, flags } = chosen;
+    let linked = link(object, function, target);
+    let linked = linked.map_err(|source| KernelError::Link { program: function.name.clone(), source })?;
+    // Types that container scope never loads have no list; the kernel requires CAP_PERFMON for each of them.
+    let is_reviewed = scope == Scope::Container && reach::reviewed(program_type);
+    let bound = if is_reviewed { review(object, &planned.function, program_type, &linked)? } else { None };
+    let (attaches, expected_attach_type) = match planned.kind {
+        ProgramKind::StructOps => kernel_function::member(object, planned, function, target).map(|(ty, at)| (Some(ty), at))?,
+        kind if needs_target(kind) => (Some(kernel_function::find(planned, target)?), planned.expected_attach_type),
+        _ => (None, planned.expected_attach_type),
+    };
+    let open = |module: &String| {
+        let what = || format!("the types of the module {module}");
+        let found = bpf::module_btf(module).map_err(|source| KernelError::Info { what: what(), source })?;
+        found.ok_or_else(|| KernelError::Info { what: what(), source: Errno::NOENT })
+    };
+    let modules = linked.modules.iter().map(open).collect::<Result<_, _>>()?;
+    let attach_to = attaches.as_ref().and_then(|found| found.module.as_ref()).map(open).transpose()?;
+    let attach_btf_id = attaches.map_or(0, |found| found.id);
+    let signed = SignedProgram::new(object, function, &linked, signatures, signing)?;
+    Ok(PreparedProgram {
+        planned,
+        function,
+        program_type,
+        expected_attach_type,
+        flags,
+        attach_btf_id,
+        attach_to,
+        linked,
+        signed,
+        modules,
+        bound,
+    })
+}
+
+/// True if the kernel's types say what a program of this kind is loaded for.
+fn needs_target(kind: ProgramKind) -> bool {
+    kind == ProgramKind::StructOps || kind.fixed_at_load() && kind != ProgramKind::Ext
 }
 
 /// The function of a planned program, and how to load it.
@@ -222,8 +327,7 @@ fn choose<'w>(object: &'w BpfObject<'_>, planned: &'w PlannedProgram) -> Result<
             asked: planned.kind,
         });
     }
-    let program_type = program_type(planned.kind)
-        .ok_or_else(|| KernelError::Unsupported { function: planned.function.clone(), kind: planned.kind })?;
+    let program_type = planned.kind.kernel_type();
     let flags = match planned.kind {
         ProgramKind::Xdp if section::has_frags(section) => XDP_HAS_FRAGS,
         _ if section::is_sleepable(section) => SLEEPABLE,
@@ -263,7 +367,11 @@ fn images(
         let definition = &object.maps[*map];
         let Some(data) = definition.data else { continue };
         by_section.insert(definition.section, *map);
-        if !data.is_empty() {
+        if definition.name == CONFIGURATION
+            && let Some((btf, _)) = &object.btf
+        {
+            images.insert(*map, kconfig::image(&object.externs, btf)?);
+        } else if !data.is_empty() {
             images.insert(*map, data.to_vec());
         }
     }
@@ -293,7 +401,12 @@ impl PreparedObject<'_> {
             let failed = |source| KernelError::SharedMap { map: definition.name.to_owned(), pin: (*pin).to_owned(), source };
             let map = bpf::open_pin(pin).map_err(failed)?;
             let info = bpf::map_info(map.as_fd()).map_err(failed)?;
-            let differences = definition.shape.completed(self.page, self.cpus).differences(&info);
+            let mut shape = self.shape(*index).completed(self.page, self.cpus);
+            if definition.data.is_some() {
+                // Earlier versions made the same map without the flag.
+                shape.flags = shape.flags & !MMAPABLE | info.flags & MMAPABLE;
+            }
+            let differences = shape.differences(&info);
             if differences.is_empty() {
                 if self.frozen.contains(index) {
                     freeze_again(definition.name, map.as_fd())?;
@@ -312,20 +425,72 @@ impl PreparedObject<'_> {
         let btf = self.btf.as_deref().and_then(|bytes| bpf::btf_load(bytes, None).ok());
         let btf = btf.as_ref().map(AsFd::as_fd);
         let mut maps = shared;
-        for index in &self.maps {
-            if !maps.contains_key(index) {
-                maps.insert(*index, self.make_map(*index, btf)?);
+        let own: BTreeSet<usize> = self.maps.iter().filter(|index| !maps.contains_key(index)).copied().collect();
+        for index in &own {
+            match self.make_map(*index, btf) {
+                Ok(map) => drop(maps.insert(*index, map)),
+                Err(error) if self.needed.contains(index) => return Err(error),
+                // No loaded program uses it, and nobody asked for it.
+                Err(error) => tracing::debug!(map = self.object.maps[*index].name, %error, "a map is not created"),
             }
         }
-        let programs = self.programs.iter().map(|p| self.load_program(p, &maps, btf)).collect::<Result<_, _>>()?;
+        self.fill_maps(&own, &maps)?;
+        let programs: Vec<OwnedFd> =
+            self.programs.iter().map(|p| self.load_program(p, &maps, btf)).collect::<Result<_, _>>()?;
+        self.fill_arrays(&own, &maps, &programs)?;
         Ok(LoadedObject { maps, programs })
+    }
+
+    /// Puts the object's maps into its maps of maps.
+    fn fill_maps(&self, own: &BTreeSet<usize>, maps: &BTreeMap<usize, OwnedFd>) -> Result<(), KernelError> {
+        self.fill(own, maps, |value| match value {
+            ElementValue::Map(inner) => maps.get(&inner).map(AsFd::as_fd),
+            ElementValue::Program(_) => None,
+        })
+    }
+
+    /// Puts the object's programs into its program arrays.
+    fn fill_arrays(
+        &self,
+        own: &BTreeSet<usize>,
+        maps: &BTreeMap<usize, OwnedFd>,
+        programs: &[OwnedFd],
+    ) -> Result<(), KernelError> {
+        self.fill(own, maps, |value| match value {
+            ElementValue::Program(function) => {
+                self.programs.iter().position(|program| program.function == function).map(|at| programs[at].as_fd())
+            }
+            ElementValue::Map(_) => None,
+        })
+    }
+
+    /// Sets the elements of own maps of which `descriptor` has the descriptor. Shared maps have theirs from their own
+    /// load.
+    fn fill<'f>(
+        &self,
+        own: &BTreeSet<usize>,
+        maps: &BTreeMap<usize, OwnedFd>,
+        descriptor: impl Fn(ElementValue<'_>) -> Option<BorrowedFd<'f>>,
+    ) -> Result<(), KernelError> {
+        for (index, map) in maps.iter().filter(|(index, _)| own.contains(index)) {
+            let definition = &self.object.maps[*index];
+            for given in &definition.elements {
+                let value =
+                    implied::element(self.object, definition, given.symbol, given.place).map_err(KernelError::Elements)?;
+                let Some(fd) = descriptor(value) else { continue };
+                let updated = bpf::map_update(map.as_fd(), &given.index.to_ne_bytes(), &fd.as_raw_fd().to_ne_bytes());
+                let name = definition.name.to_owned();
+                updated.map_err(|source| KernelError::Map { doing: "fill", map: name, source })?;
+            }
+        }
+        Ok(())
     }
 
     fn make_map(&self, index: usize, btf: Option<BorrowedFd<'_>>) -> Result<OwnedFd, KernelError> {
         let definition = &self.object.maps[index];
         let inner = definition.inner.map(|shape| self.create(definition, shape, (None, None), btf)).transpose()?;
         let with = (inner.as_ref().map(AsFd::as_fd), self.exclusive.get(&index));
-        let map = self.create(definition, definition.shape, with, btf)?;
+        let map = self.create(definition, self.shape(index), with, btf)?;
         let failed = |doing| {
             let map = definition.name.to_owned();
             move |source| KernelError::Map { doing, map, source }
@@ -337,6 +502,12 @@ impl PreparedObject<'_> {
             bpf::map_freeze(map.as_fd()).map_err(failed("freeze"))?;
         }
         Ok(map)
+    }
+
+    /// The declared shape, with the size that the request gives it.
+    fn shape(&self, index: usize) -> MapShape {
+        let declared = self.object.maps[index].shape;
+        MapShape { max_entries: self.entries.get(&index).copied().unwrap_or(declared.max_entries), ..declared }
     }
 
     fn create(
@@ -357,6 +528,9 @@ impl PreparedObject<'_> {
             max_entries: shape.max_entries,
             flags: shape.flags,
             extra: shape.extra,
+            numa_node: shape.numa_node,
+            kernel_value: 0,
+            module: None,
             inner,
             types,
             token: None,
@@ -373,6 +547,7 @@ impl PreparedObject<'_> {
                 Errno::PERM => "no permission (CAP_BPF; CAP_NET_ADMIN for device and socket maps)",
                 Errno::NOMEM => "not enough memory",
                 Errno::TOOBIG => "it is too large for the kernel",
+                Errno::INVAL if shape.max_entries == 0 => "it is declared without max_entries, which a request must give",
                 Errno::INVAL => "the kernel does not support the type, or not with these sizes and flags",
                 _ => "the kernel refused",
             },
@@ -390,14 +565,24 @@ impl PreparedObject<'_> {
         for (at, map) in &program.linked.maps {
             instructions[*at].imm = maps[map].as_raw_fd();
         }
+        for (at, module) in &program.linked.of_modules {
+            instructions[at + 1].imm = program.modules[*module].as_raw_fd();
+        }
+        // The first is not used: index 0 means the kernel itself.
+        let modules: Vec<RawFd> = match program.modules.as_slice() {
+            [] => Vec::new(),
+            some => std::iter::once(-1).chain(some.iter().map(AsRawFd::as_raw_fd)).collect(),
+        };
         let instructions: Vec<[u8; 8]> = instructions.into_iter().map(Into::into).collect();
         let functions = BtfRecords { bytes: &program.linked.functions, size: Linked::FUNCTION_RECORD };
         let lines = BtfRecords { bytes: &program.linked.lines, size: Linked::LINE_RECORD };
         let load = ProgramLoad {
             name: &program.planned.function,
             program_type: program.program_type,
-            expected_attach_type: program.planned.expected_attach_type,
+            expected_attach_type: program.expected_attach_type,
             attach_btf_id: program.attach_btf_id,
+            attach_to: program.attach_to.as_ref().map(AsFd::as_fd),
+            modules: &modules,
             flags: program.flags,
             instructions: &instructions,
             license: self.object.license,
@@ -494,10 +679,13 @@ fn explained(load: impl Fn(&mut [u8]) -> Result<OwnedFd, Errno>) -> Explained {
 fn pin(directory: &Path, planned: &PlannedObject, pinned: &[usize], loaded: &LoadedObject) -> Result<LoadedIds, KernelError> {
     let mut ids = LoadedIds::default();
     for (map, index) in planned.maps.iter().zip(pinned) {
-        let fd = loaded.maps[index].as_fd();
+        let Some(fd) = loaded.maps.get(index).map(AsFd::as_fd) else {
+            ids.maps.push(None);
+            continue;
+        };
         bpf::pin(fd, &map.pin.path(directory)).map_err(KernelError::pin("pin a map at", directory, &map.pin))?;
         let what = |source| KernelError::Info { what: format!("map {}", map.name), source };
-        ids.maps.push(bpf::map_info(fd).map_err(what)?.id);
+        ids.maps.push(Some(bpf::map_info(fd).map_err(what)?.id));
         if map.named {
             pins::pin_by_name(directory, &map.name, fd)?;
         }

@@ -2,20 +2,25 @@
 
 use std::collections::HashMap;
 
-use crate::kernel::btf::{Btf, BtfError, BtfKind, Type};
-use crate::kernel::elf::{Elf, MAX_OBJECT, SHT_NOBITS, SHT_PROGBITS, SymbolKind};
+use crate::kernel::btf::{Btf, BtfError, BtfKind, SectionVariable, Type};
+use crate::kernel::elf::{Elf, ElfRelocation, MAX_OBJECT, SHT_NOBITS, SHT_PROGBITS, SymbolKind};
 use crate::kernel::object_error::ObjectError;
 use crate::sys::bpf::MapInfo;
 
 /// `enum bpf_map_type`
 pub const ARRAY: u32 = 2;
+pub const PROG_ARRAY: u32 = 3;
 const PERF_EVENT_ARRAY: u32 = 4;
 const DEVMAP: u32 = 14;
 const DEVMAP_HASH: u32 = 25;
 const RINGBUF: u32 = 27;
 const USER_RINGBUF: u32 = 31;
 /// `BPF_F_RDONLY_PROG`: programs only read the map.
-const RDONLY_PROG: u32 = 1 << 7;
+pub const RDONLY_PROG: u32 = 1 << 7;
+/// The section of the kernel's configuration, and the map that it becomes.
+pub const CONFIGURATION: &str = ".kconfig";
+/// `BPF_F_MMAPABLE`: user space can map the value (Linux 5.5).
+pub const MMAPABLE: u32 = 1 << 10;
 
 /// The attributes of BPF_MAP_CREATE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,6 +37,8 @@ pub struct MapShape {
     pub flags: u32,
     /// `map_extra`
     pub extra: u64,
+    /// The NUMA node, if `flags` have BPF_F_NUMA_NODE.
+    pub numa_node: u32,
     /// Type of the key in the object's BTF; 0 for none.
     pub key_type: u32,
     /// Type of the value in the object's BTF; 0 for none.
@@ -97,8 +104,21 @@ pub struct MapDefinition<'a> {
     pub offset: u64,
     /// For data sections the bytes in the file; shorter than the value for `.bss`.
     pub data: Option<&'a [u8]>,
-    /// True if the object gives the map initial elements, which are not supported.
-    pub initialised: bool,
+    /// The elements that the object gives the map: programs of a program array, maps of a map of maps.
+    pub elements: Vec<MapElement>,
+    /// Why a map with this declaration cannot be created.
+    pub wrong: Option<&'static str>,
+}
+
+/// An element that an object gives a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapElement {
+    /// Its key.
+    pub index: u32,
+    /// The program or map, as an index into [`Elf::symbols`].
+    pub symbol: usize,
+    /// Where in the section of the declaration the reference is.
+    pub place: u64,
 }
 
 /// True for sections that become maps with one value.
@@ -110,7 +130,7 @@ pub fn is_data_section(name: &str) -> bool {
 
 /// True for data sections that programs only read.
 pub fn is_read_only(name: &str) -> bool {
-    name == ".rodata" || name.starts_with(".rodata.")
+    name == ".rodata" || name.starts_with(".rodata.") || name == CONFIGURATION
 }
 
 /// The maps of `.maps` and `maps`, in the order of the sections.
@@ -148,6 +168,7 @@ pub fn data_sections<'a>(elf: &Elf<'a>, btf: Option<&Btf<'a>>) -> Result<Vec<Map
             Ok(size) if size as usize <= MAX_OBJECT => size,
             _ => return Err(ObjectError::Map { name: section.name.to_owned(), why: "is larger than 16 MiB" }),
         };
+        let value_type = types.get(section.name.as_bytes()).copied().unwrap_or_default();
         found.push(MapDefinition {
             name: section.name,
             shape: MapShape {
@@ -155,18 +176,31 @@ pub fn data_sections<'a>(elf: &Elf<'a>, btf: Option<&Btf<'a>>) -> Result<Vec<Map
                 key_size: 4,
                 value_size,
                 max_entries: 1,
-                flags: if is_read_only(section.name) { RDONLY_PROG } else { 0 },
-                value_type: types.get(section.name.as_bytes()).copied().unwrap_or_default(),
+                flags: if is_read_only(section.name) { RDONLY_PROG } else { mappable(btf, value_type) },
+                value_type,
                 ..MapShape::default()
             },
             inner: None,
             section: index,
             offset: 0,
             data: Some(section.data),
-            initialised: false,
+            elements: Vec::new(),
+            wrong: None,
         });
     }
     Ok(found)
+}
+
+/// BPF_F_MMAPABLE for a section with a variable that is not static, as libbpf decides (`map_is_mmapable`): user space reads
+/// such variables in place. The value then takes whole pages, so that sections that only programs read do without.
+fn mappable(btf: Option<&Btf<'_>>, section: u32) -> u32 {
+    const STATIC: u32 = 0;
+    let visible = |entry: SectionVariable| {
+        let linkage = btf.and_then(|btf| btf.ty(entry.ty).ok()?.linkage());
+        linkage.is_some_and(|linkage| linkage != STATIC)
+    };
+    let section = btf.and_then(|btf| btf.ty(section).ok());
+    if section.is_some_and(|section| section.variables().any(visible)) { MMAPABLE } else { 0 }
 }
 
 fn from_btf<'a>(elf: &Elf<'a>, index: usize, btf: &Btf<'a>, found: &mut Vec<MapDefinition<'a>>) -> Result<(), ObjectError> {
@@ -179,26 +213,49 @@ fn from_btf<'a>(elf: &Elf<'a>, index: usize, btf: &Btf<'a>, found: &mut Vec<MapD
         let name = btf.name(&var)?;
         let wrong = |why| ObjectError::Map { name: name.to_owned(), why };
         let offset = *symbols.get(name).ok_or_else(|| wrong("has no symbol"))?;
-        let shape = btf.peel(var.size_or_type)?;
-        if var.kind != BtfKind::Var || shape.kind != BtfKind::Struct {
-            return Err(wrong("is not declared by a struct"));
-        }
-        let (shape, inner) = attributes(btf, &shape, NestingDepth::Outer).map_err(|e| match e {
-            Declaration::Btf(e) => ObjectError::Btf(e),
-            Declaration::Wrong(why) => wrong(why),
-        })?;
+        let declared = btf.peel(var.size_or_type)?;
+        // Only a program that uses the map is affected by what is wrong with it.
+        let (declaration, wrong) = match attributes(btf, &declared, NestingDepth::Outer) {
+            _ if var.kind != BtfKind::Var || declared.kind != BtfKind::Struct => {
+                (MapDeclaration::default(), Some("is not declared by a struct"))
+            }
+            Ok(declaration) => (declaration, None),
+            Err(Declaration::Wrong(why)) => (MapDeclaration::default(), Some(why)),
+            Err(Declaration::Btf(error)) => return Err(error.into()),
+        };
+        let MapDeclaration { shape, inner, values } = declaration;
         let end = offset.saturating_add(u64::from(entry.size));
-        let next = filled.partition_point(|r| r.offset < offset);
-        let initialised = filled.get(next).is_some_and(|r| r.offset < end);
-        found.push(MapDefinition { name, shape, inner, section: index, offset, data: None, initialised });
+        let first = offset.saturating_add(u64::from(values / 8));
+        let within = filled[filled.partition_point(|r| r.offset < first)..].iter().take_while(|r| r.offset < end);
+        let element = |r: &ElfRelocation| {
+            let index = u32::try_from((r.offset - first) / POINTER).ok().filter(|_| (r.offset - first) % POINTER == 0)?;
+            Some(MapElement { index, symbol: r.symbol, place: r.offset })
+        };
+        let (elements, wrong) = match within.map(element).collect::<Option<Vec<_>>>() {
+            Some(elements) => (elements, wrong),
+            None => (Vec::new(), wrong.or(Some("has an initial element between two others"))),
+        };
+        found.push(MapDefinition { name, shape, inner, section: index, offset, data: None, elements, wrong });
     }
     Ok(())
 }
+
+/// Size of a pointer in the declaration of a map.
+const POINTER: u64 = 8;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum NestingDepth {
     Outer,
     Inner,
+}
+
+/// What the struct of a map says.
+#[derive(Default)]
+struct MapDeclaration {
+    shape: MapShape,
+    inner: Option<MapShape>,
+    /// Where the initial elements begin, in bits.
+    values: u32,
 }
 
 enum Declaration {
@@ -214,9 +271,8 @@ impl From<BtfError> for Declaration {
 
 /// The members of a map's struct: `__uint(name, N)` is a pointer to an array of N, `__type(name, T)` a pointer to T,
 /// `__ulong(name, N)` an enum with one value, `__array(values, T)` an array of pointers to T (libbpf's bpf_helpers.h).
-fn attributes(btf: &Btf<'_>, declared: &Type<'_>, depth: NestingDepth) -> Result<(MapShape, Option<MapShape>), Declaration> {
-    let mut shape = MapShape::default();
-    let mut inner = None;
+fn attributes(btf: &Btf<'_>, declared: &Type<'_>, depth: NestingDepth) -> Result<MapDeclaration, Declaration> {
+    let MapDeclaration { mut shape, mut inner, mut values } = MapDeclaration::default();
     for member in declared.members() {
         match btf.string_bytes(member.name_offset) {
             b"type" => shape.map_type = number(btf, member.ty)?,
@@ -224,14 +280,16 @@ fn attributes(btf: &Btf<'_>, declared: &Type<'_>, depth: NestingDepth) -> Result
             b"map_flags" => shape.flags = number(btf, member.ty)?,
             b"key_size" => shape.key_size = number(btf, member.ty)?,
             b"value_size" => shape.value_size = number(btf, member.ty)?,
+            b"numa_node" => shape.numa_node = number(btf, member.ty)?,
             b"map_extra" => shape.extra = wide_number(btf, member.ty)?,
             b"key" => (shape.key_type, shape.key_size) = pointee(btf, member.ty)?,
             b"value" => (shape.value_type, shape.value_size) = pointee(btf, member.ty)?,
             // Pinning is decided by us, never by the object: it must not choose a path on the host.
             b"pinning" => {}
             b"values" if depth == NestingDepth::Outer => {
-                inner = values(btf, member.ty)?;
+                inner = value_shape(btf, member.ty)?;
                 shape.value_size = 4;
+                values = member.bit_offset;
             }
             b"values" => return Err(Declaration::Wrong("is a map of maps of maps")),
             _ => return Err(Declaration::Wrong("is declared with an unknown attribute")),
@@ -240,7 +298,10 @@ fn attributes(btf: &Btf<'_>, declared: &Type<'_>, depth: NestingDepth) -> Result
     if shape.map_type == 0 {
         return Err(Declaration::Wrong("is declared without a type"));
     }
-    Ok((shape, inner))
+    if depth == NestingDepth::Outer && shape.map_type == PROG_ARRAY && shape.key_size == 0 {
+        shape.key_size = 4;
+    }
+    Ok(MapDeclaration { shape, inner, values })
 }
 
 fn number(btf: &Btf<'_>, ty: u32) -> Result<u32, Declaration> {
@@ -271,7 +332,7 @@ fn pointee(btf: &Btf<'_>, ty: u32) -> Result<(u32, u32), Declaration> {
 }
 
 /// The shape of the inner maps of a map of maps; None for the programs of a program array.
-fn values(btf: &Btf<'_>, ty: u32) -> Result<Option<MapShape>, Declaration> {
+fn value_shape(btf: &Btf<'_>, ty: u32) -> Result<Option<MapShape>, Declaration> {
     const WRONG: Declaration = Declaration::Wrong("is declared with values that are neither maps nor programs");
     let (element, _) = btf.peel(ty)?.array().ok_or(WRONG)?;
     let pointer = btf.peel(element)?;
@@ -280,7 +341,7 @@ fn values(btf: &Btf<'_>, ty: u32) -> Result<Option<MapShape>, Declaration> {
     }
     let declared = btf.peel(pointer.size_or_type)?;
     match declared.kind {
-        BtfKind::Struct => Ok(Some(attributes(btf, &declared, NestingDepth::Inner)?.0)),
+        BtfKind::Struct => Ok(Some(attributes(btf, &declared, NestingDepth::Inner)?.shape)),
         BtfKind::FuncProto | BtfKind::Void => Ok(None),
         _ => Err(WRONG),
     }
@@ -313,7 +374,8 @@ fn from_structs<'a>(elf: &Elf<'a>, index: usize, found: &mut Vec<MapDefinition<'
             section: index,
             offset: symbol.value,
             data: None,
-            initialised: false,
+            elements: Vec::new(),
+            wrong: None,
         });
     }
     found[first..].sort_by_key(|map| map.offset);

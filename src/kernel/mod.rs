@@ -12,10 +12,12 @@ mod built_in;
 
 mod call_order;
 mod core_answer;
+mod core_match;
 mod core_relo;
 mod core_spec;
 mod elf;
 mod error;
+mod externs;
 pub mod features;
 mod fixup;
 #[cfg(test)]
@@ -23,12 +25,16 @@ mod fuzz;
 pub mod gate;
 pub mod gate_exemption;
 pub mod guard;
+mod implied;
 mod insn;
 pub mod inspect;
+mod kallsyms;
+mod kconfig;
 mod kernel_function;
 mod link;
 mod load;
 mod map;
+mod modules;
 mod object;
 mod object_error;
 pub mod pins;
@@ -40,10 +46,12 @@ mod section;
 mod shared_library;
 mod signable;
 mod signed_load;
+mod struct_members;
 mod submitted;
 mod token_matrix;
 mod token_needs;
 mod token_reach;
+mod trial;
 mod user_elf;
 mod verifier;
 
@@ -77,6 +85,7 @@ pub use crate::kernel::submitted::{
 pub use crate::kernel::token_matrix::token_matrix;
 pub use crate::kernel::token_needs::object_use;
 pub use crate::kernel::token_reach::Probed;
+pub use crate::kernel::trial::{TriedProgram, try_programs};
 pub use crate::kernel::user_elf::UserElfError;
 pub use crate::kernel::verifier::VerifierLog;
 use crate::model::attach_point::XdpMode;
@@ -94,8 +103,8 @@ use crate::sys::keyring;
 pub struct LoadedIds {
     /// One id for each planned program.
     pub programs: Vec<u32>,
-    /// One id for each planned map.
-    pub maps: Vec<u32>,
+    /// One id for each planned map; None for one that no program uses and that the kernel does not create.
+    pub maps: Vec<Option<u32>>,
 }
 
 /// The places that the links of one container attach to, open while the links are created.

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::kernel::btf::{Btf, BtfError, BtfKind, Type};
 use crate::kernel::btf_ext::BtfExt;
 use crate::kernel::elf::{Elf, ElfError, ElfRelocation, SHT_NOBITS, SHT_PROGBITS, Symbol, SymbolKind};
+use crate::kernel::externs::Externs;
 use crate::kernel::insn::{self, Insn};
 use crate::kernel::map::{self, MapDefinition, is_data_section, is_read_only};
 use crate::kernel::object_error::ObjectError;
@@ -28,7 +29,8 @@ pub struct Function {
     pub start: usize,
     /// Number of instructions, at least one.
     pub len: usize,
-    /// True for a function that can be attached: not `static`, and not in `.text`.
+    /// True for a function that can be attached: in a section other than `.text` and, if it is `static`, in one whose
+    /// name says so. libbpf refuses `static` programs; aya, and with it bpfman, loads them.
     pub program: bool,
 }
 
@@ -60,6 +62,8 @@ pub struct BpfObject<'a> {
     pub maps: Vec<MapDefinition<'a>>,
     /// Variables of the data sections.
     pub variables: Vec<Variable>,
+    /// What it only declares.
+    pub externs: Externs<'a>,
 }
 
 impl<'a> BpfObject<'a> {
@@ -73,11 +77,16 @@ impl<'a> BpfObject<'a> {
             _ => BtfExt::default(),
         };
         let license = content("license").map_or(Ok(""), license)?;
-        let functions = functions(&elf)?;
+        let functions = functions(&elf);
         let mut maps = map::declared(&elf, btf.as_ref().map(|(btf, _)| btf))?;
         maps.extend(map::data_sections(&elf, btf.as_ref().map(|(btf, _)| btf))?);
         let variables = variables(&elf, btf.as_ref().map(|(btf, _)| btf))?;
-        Ok(Self { elf, btf, ext, license, functions, maps, variables })
+        let mut externs = Externs::default();
+        if let Some((btf, _)) = &btf {
+            externs = Externs::read(&elf, btf)?;
+            maps.extend(externs.map(btf));
+        }
+        Ok(Self { elf, btf, ext, license, functions, maps, variables, externs })
     }
 
     /// The facts that planning needs.
@@ -86,7 +95,7 @@ impl<'a> BpfObject<'a> {
             let section = self.elf.sections[function.section].name;
             ProgramFacts { function: function.name.clone(), section: section.to_owned(), declared: section::declared(section) }
         });
-        let maps = self.maps.iter().map(|map| MapFacts {
+        let maps = self.maps.iter().filter(|map| map.wrong.is_none()).map(|map| MapFacts {
             name: map.name.to_owned(),
             map_type: map.shape.map_type,
             key_size: map.shape.key_size,
@@ -140,7 +149,7 @@ fn license(data: &[u8]) -> Result<&str, ObjectError> {
     std::str::from_utf8(&data[..end]).ok().filter(|text| text.len() < 128).ok_or(ObjectError::License)
 }
 
-fn functions(elf: &Elf<'_>) -> Result<BTreeMap<(usize, usize), Function>, ObjectError> {
+fn functions(elf: &Elf<'_>) -> BTreeMap<(usize, usize), Function> {
     let mut found = BTreeMap::new();
     for symbol in elf.symbols.iter().filter(|s| s.kind == SymbolKind::Function) {
         let Some(section) = symbol.section else { continue };
@@ -148,6 +157,9 @@ fn functions(elf: &Elf<'_>) -> Result<BTreeMap<(usize, usize), Function>, Object
         if !code.executable() {
             continue;
         }
+        // A compiler's own code in `.text.unlikely` and the like is no program.
+        let known = || section::declared(code.name).is_some();
+        let program = !code.name.starts_with(".text") && (!symbol.local || known());
         let insns = |bytes: u64| usize::try_from(bytes).ok().filter(|b| b % insn::SIZE == 0).map(|b| b / insn::SIZE);
         let (start, len) = match (insns(symbol.value), insns(symbol.size)) {
             (Some(start), Some(len))
@@ -155,9 +167,9 @@ fn functions(elf: &Elf<'_>) -> Result<BTreeMap<(usize, usize), Function>, Object
             {
                 (start, len)
             }
-            _ => return Err(ObjectError::Function(symbol.name.to_owned())),
+            // A call of it finds no function.
+            _ => continue,
         };
-        let program = code.name != ".text" && !symbol.local;
         let function = Function { name: symbol.name.to_owned(), section, start, len, program };
         // An alias of a program is the program.
         let entry = found.entry((section, start)).or_insert_with(|| function.clone());
@@ -165,7 +177,7 @@ fn functions(elf: &Elf<'_>) -> Result<BTreeMap<(usize, usize), Function>, Object
             *entry = function;
         }
     }
-    Ok(found)
+    found
 }
 
 fn variables(elf: &Elf<'_>, btf: Option<&Btf<'_>>) -> Result<Vec<Variable>, ObjectError> {
@@ -177,22 +189,19 @@ fn variables(elf: &Elf<'_>, btf: Option<&Btf<'_>>) -> Result<Vec<Variable>, Obje
         if !is_data_section(home.name) || !matches!(home.kind, SHT_PROGBITS | SHT_NOBITS) {
             continue;
         }
-        let outside = || ObjectError::VariablePlace(symbol.name.to_owned());
-        let end = symbol.value.checked_add(symbol.size).ok_or_else(outside)?;
-        if end > home.size {
-            return Err(outside());
+        // A variable that lies outside its section, or whose type has another size, cannot be set.
+        if symbol.value.checked_add(symbol.size).is_none_or(|end| end > home.size) {
+            continue;
         }
         let ty = match (btf, &types) {
             (Some(btf), Some(types)) => match types.get(&(home.name.as_bytes(), symbol.name.as_bytes())) {
-                Some(ty) => variable_type(btf, *ty, symbol)?,
+                Some(ty) if btf.size(*ty)? == symbol.size => global_type(btf, &btf.peel(*ty)?)?,
                 // String literals and compiler temporaries have symbols, but no types.
-                None => continue,
+                _ => continue,
             },
             _ => GlobalType::Opaque,
         };
-        let (Ok(size), Ok(offset)) = (u32::try_from(symbol.size), usize::try_from(symbol.value)) else {
-            return Err(outside());
-        };
+        let (Ok(size), Ok(offset)) = (u32::try_from(symbol.size), usize::try_from(symbol.value)) else { continue };
         found.push(Variable {
             facts: GlobalFacts { name: symbol.name.to_owned(), size, ty, read_only: is_read_only(home.name) },
             section,
@@ -218,14 +227,6 @@ fn variable_types<'a>(btf: &Btf<'a>) -> Result<VariableTypes<'a>, BtfError> {
         }
     }
     Ok(found)
-}
-
-fn variable_type(btf: &Btf<'_>, ty: u32, symbol: &Symbol<'_>) -> Result<GlobalType, ObjectError> {
-    let size = btf.size(ty)?;
-    if size != symbol.size {
-        return Err(ObjectError::VariableSize { name: symbol.name.to_owned(), symbol: symbol.size, ty: size });
-    }
-    Ok(global_type(btf, &btf.peel(ty)?)?)
 }
 
 fn global_type(btf: &Btf<'_>, ty: &Type<'_>) -> Result<GlobalType, BtfError> {

@@ -12,9 +12,6 @@ pub enum ObjectError {
     /// Its BTF is not valid.
     #[error(transparent)]
     Btf(#[from] BtfError),
-    /// A function whose start or length is not a multiple of the instruction size, or that leaves its section.
-    #[error("function {0} does not consist of whole instructions within its section")]
-    Function(String),
     /// A map declaration that is not supported.
     #[error("map {name} {why}")]
     Map {
@@ -23,19 +20,6 @@ pub enum ObjectError {
         /// What is wrong; follows the name.
         why: &'static str,
     },
-    /// A variable with different sizes in its symbol and its type.
-    #[error("variable {name} has {symbol} bytes according to its symbol, but {ty} according to its type")]
-    VariableSize {
-        /// The variable.
-        name: String,
-        /// The size in the symbol table.
-        symbol: u64,
-        /// The size in BTF.
-        ty: u64,
-    },
-    /// A variable that lies outside its section.
-    #[error("variable {0} lies outside its section")]
-    VariablePlace(String),
     /// A licence that is not a NUL-terminated string.
     #[error("its license section is not a string")]
     License,

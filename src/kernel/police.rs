@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use crate::kernel::btf::Btf;
+use crate::kernel::btf::BtfKind;
 use crate::kernel::built_in::{BuiltIn, BuiltInRequest};
 use crate::kernel::core_relo::CoreTarget;
 use crate::kernel::error::KernelError;
@@ -131,7 +132,7 @@ fn list_kfuncs(map: BorrowedFd<'_>, listed: Option<&BTreeSet<String>>) -> Result
     let target = CoreTarget::parse(&types).map_err(KernelError::KernelTypes)?;
     let mut value = [0; KFUNC_VALUE_SIZE];
     value[KFUNC_VALUE_SIZE - 8..].copy_from_slice(&1u64.to_ne_bytes());
-    for id in listed.iter().filter_map(|name| target.function(name)) {
+    for id in listed.iter().filter_map(|name| target.btf().named(BtfKind::Func, name)).map(|ty| ty.id) {
         let failed = |source| KernelError::Map { doing: "fill", map: KFUNCS.to_owned(), source };
         bpf::map_update(map, &u64::from(id).to_ne_bytes(), &value).map_err(failed)?;
     }

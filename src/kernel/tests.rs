@@ -5,7 +5,7 @@ use crate::kernel::btf::{Btf, BtfError};
 use crate::kernel::core_relo::{CoreTarget, POISON};
 use crate::kernel::elf::{Elf, ElfError};
 use crate::kernel::insn::{Insn, PSEUDO_FUNC, PSEUDO_KFUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
-use crate::kernel::link::{Linked, link, link_built_in};
+use crate::kernel::link::{Linked, link};
 use crate::model::attach_point::{CgroupAttach, Direction, ProgramKind};
 use crate::model::object::{GlobalType, SectionAttach};
 
@@ -94,7 +94,7 @@ fn globals_have_the_types_of_their_declarations() {
         assert_eq!((&found.ty, found.size, found.read_only), (&ty, size, read_only), "{name}");
     }
     let sections: Vec<_> = facts.maps.iter().filter(|m| m.data_section).map(|m| (m.name.as_str(), m.flags)).collect();
-    for section in [(".rodata", 0x80), (".data", 0), (".bss", 0)] {
+    for section in [(".rodata", 0x80), (".data", 0x400), (".bss", 0x400)] {
         assert!(sections.contains(&section), "{sections:?}");
     }
 }
@@ -130,9 +130,11 @@ fn maps_of_every_form() {
     assert_eq!(map("shared").shape.value_size, 16);
     let inner = map("outer").inner.unwrap();
     assert_eq!((inner.map_type, inner.max_entries, inner.value_size), (2, 3, 8));
-    assert!(!map("outer").initialised && map("filled").initialised);
-    let error = link_one(&object, "use_filled", None).unwrap_err();
-    assert_eq!(error, LinkError::Initialised("filled".into()));
+    assert!(map("outer").elements.is_empty());
+    let [element] = map("filled").elements.as_slice() else { panic!("{:?}", map("filled")) };
+    let inner = implied::element(&object, map("filled"), element.symbol, element.place).unwrap();
+    assert!(matches!(inner, implied::ElementValue::Map(_)), "{inner:?}");
+    assert_eq!(link_one(&object, "use_filled", None).unwrap().used_maps().len(), 1);
 }
 
 #[test]
@@ -256,18 +258,21 @@ fn called_functions_are_placed_after_the_caller() {
 #[test]
 fn externs_are_named() {
     let object = BpfObject::parse(object!("extern")).unwrap();
-    for (program, symbol) in [("reads_config", "CONFIG_HZ"), ("calls_kernel", "bpf_rcu_read_lock")] {
-        assert_eq!(link_one(&object, program, None).unwrap_err(), LinkError::Extern(symbol.into()));
-    }
+    assert_eq!(link_one(&object, "calls_kernel", None).unwrap_err(), LinkError::Extern("bpf_rcu_read_lock".into()));
+    // A value of the configuration is at a place in a map, whatever the kernel.
+    let linked = link_one(&object, "reads_config", None).unwrap();
+    let [(at, map)] = linked.maps.as_slice() else { panic!("{linked:?}") };
+    assert_eq!((object.maps[*map].name, linked.instructions[*at].src()), (".kconfig", PSEUDO_MAP_VALUE));
+    assert_eq!(object.maps[*map].shape.value_size, 4);
 }
 
 #[test]
-fn only_built_in_objects_call_kernel_functions() {
+fn programs_refer_to_the_kernel_by_name() {
     let object = BpfObject::parse(object!("kernel_calls")).unwrap();
     let (with, without) = (types(object!("kernel_calls")), types(object!("relo_target")));
     let linked = |name: &str, kernel: &[u8]| {
         let function = object.programs().find(|f| f.name == name).unwrap();
-        link_built_in(&object, function, &CoreTarget::parse(kernel).unwrap())
+        link(&object, function, Some(&CoreTarget::parse(kernel).unwrap()))
     };
     // The addresses of weak functions, and what is called, in the order of the program.
     let shown = |linked: &Linked| {
@@ -291,14 +296,25 @@ fn only_built_in_objects_call_kernel_functions() {
     assert_eq!(shown(&absent), (vec![0, 0], vec![(0, POISON); 3]));
     assert_eq!(absent.missing, ["bpf_rcu_read_lock", "bpf_rcu_read_unlock", "bpf_no_such_function"]);
     assert_eq!(linked("calls_nowhere", &without).unwrap_err(), LinkError::NoKernelFunction("bpf_nowhere".into()));
-    // The same program of an image is refused, whatever the kernel has.
-    let kernel = CoreTarget::parse(&with).unwrap();
-    let error = link_one(&object, "calls_the_kernel", Some(&kernel)).unwrap_err();
-    assert_eq!(error, LinkError::Extern("bpf_rcu_read_lock".into()));
-    // A variable of the kernel is no function.
+    // Container scope allows the functions that lock, and no other.
+    let function = object.programs().find(|f| f.name == "calls_the_kernel").unwrap();
+    let refused = review::review(
+        &object,
+        "calls_the_kernel",
+        6,
+        &link(&object, function, Some(&CoreTarget::parse(&with).unwrap())).unwrap(),
+    );
+    assert!(refused.unwrap_err().to_string().contains("calls the kernel function bpf_no_such_function"));
+    // A variable of the kernel.
     let object = BpfObject::parse(object!("ksym")).unwrap();
     let function = object.programs().next().unwrap();
-    assert_eq!(link_built_in(&object, function, &kernel).unwrap_err(), LinkError::Extern("bpf_prog_active".into()));
+    let own = types(object!("ksym"));
+    let linked = link(&object, function, Some(&CoreTarget::parse(&own).unwrap())).unwrap();
+    assert!(linked.references.values().any(|known| known.name == "bpf_prog_active" && !known.function), "{linked:?}");
+    let refused = review::review(&object, &function.name, 6, &linked).unwrap_err();
+    assert!(refused.to_string().contains("uses the kernel variable bpf_prog_active"), "{refused}");
+    let absent = link(&object, function, Some(&CoreTarget::parse(&without).unwrap())).unwrap_err();
+    assert_eq!(absent, LinkError::NoKernelVariable("bpf_prog_active".into()));
 }
 
 #[test]
@@ -306,10 +322,11 @@ fn declared_kernel_functions_are_no_obstacle_to_btf() {
     use crate::kernel::btf::BtfKind;
     let object = BpfObject::parse(object!("kernel_calls")).unwrap();
     let (btf, raw) = object.btf.as_ref().unwrap();
-    let fixed = fixup::for_kernel(&object.elf, btf, raw).unwrap();
+    let fixed = fixup::for_kernel(&object.elf, &object.externs, btf, raw).unwrap();
     let fixed = Btf::parse(&fixed).unwrap();
+    let declared = |btf: &Btf<'_>| btf.named(BtfKind::Func, "bpf_nowhere").unwrap().vlen == 2;
     assert!(btf.data_section(".ksyms").is_some() && fixed.data_section(".ksyms").is_none());
-    assert!(btf.declares_function("bpf_nowhere") && !fixed.declares_function("bpf_nowhere"));
+    assert!(declared(btf) && !declared(&fixed));
     for section in fixed.types().filter(|ty| ty.kind == BtfKind::DataSec) {
         assert!(section.variables().all(|entry| fixed.ty(entry.ty).unwrap().kind == BtfKind::Var));
     }
@@ -405,7 +422,7 @@ fn read_all(bytes: &[u8]) -> Result<(), KernelError> {
     let facts = object.facts();
     assert!(facts.maps.iter().all(|m| !m.data_section || m.max_entries == 1));
     if let Some((btf, raw)) = &object.btf {
-        let fixed = fixup::for_kernel(&object.elf, btf, raw).map_err(ObjectError::from)?;
+        let fixed = fixup::for_kernel(&object.elf, &object.externs, btf, raw).map_err(ObjectError::from)?;
         assert_eq!(fixed.len(), raw.len());
     }
     let target = object.btf.as_ref().map(|(_, raw)| CoreTarget::parse(raw)).transpose().map_err(ObjectError::from)?;

@@ -1,14 +1,14 @@
 //! What an object contains that the kernel asks a permission for: determined from the object, and for structures of
 //! functions from the kernel's types.
 
-mod struct_ops;
-
 use std::collections::BTreeSet;
 
 use crate::kernel::KernelError;
 use crate::kernel::btf::{Btf, BtfKind};
 use crate::kernel::insn::{CALL, LD};
+use crate::kernel::map::CONFIGURATION;
 use crate::kernel::object::{BpfObject, Function};
+use crate::kernel::struct_members;
 use crate::model::delegation::{MapUse, ObjectUse, ProgramUse, helper_needs_perfmon, section_load};
 use crate::model::reach;
 
@@ -50,23 +50,21 @@ const POINTER_TAGS: [&[u8]; 4] = [b"kptr", b"kptr_untrusted", b"percpu_kptr", b"
 pub fn object_use(bytes: &[u8], kernel: impl FnOnce() -> Option<Vec<u8>>) -> Result<ObjectUse, KernelError> {
     let object = BpfObject::parse(bytes)?;
     let btf = object.btf.as_ref().map(|(btf, _)| btf);
-    let members = struct_ops::members(&object, kernel);
+    let kernel = if struct_members::has_structures(&object) { kernel().unwrap_or_default() } else { Vec::new() };
+    let members = struct_members::members(&object, Btf::parse(&kernel).ok().as_ref());
     let used = sections_in_use(&object)?;
     let mut maps: Vec<MapUse> = object
         .maps
         .iter()
         // A data section that no instruction refers to is not needed.
-        .filter(|map| map.data.is_none() || used.contains(&map.section))
+        .filter(|map| map.data.is_none() || map.name == CONFIGURATION || used.contains(&map.section))
         .map(|map| MapUse {
             name: map.name.to_owned(),
             types: [Some(map.shape.map_type), map.inner.map(|inner| inner.map_type)].into_iter().flatten().collect(),
             data_section: map.data.is_some(),
         })
         .collect();
-    if btf.is_some_and(|btf| btf.data_section(".kconfig").is_some()) {
-        maps.push(MapUse { name: ".kconfig".to_owned(), types: vec![crate::kernel::map::ARRAY], data_section: true });
-    }
-    let structures = struct_ops::structures(&object);
+    let structures = struct_members::structures(&object);
     maps.extend(structures.iter().map(|name| MapUse { name: name.clone(), types: vec![STRUCT_OPS], data_section: false }));
 
     let mut needs_btf: Vec<String> = structures.iter().map(|name| format!("the structure {name} of functions")).collect();

@@ -5,6 +5,8 @@ use crate::kernel::core_relo::POISON;
 /// How many lines of the log's end are kept.
 const TAIL_LINES: usize = 16;
 const TAIL_BYTES: usize = 2048;
+/// How many bytes of the log are kept for a user who asks for it.
+const WHOLE_BYTES: usize = 1 << 20;
 /// How many bytes of one line a message contains.
 const LINE_BYTES: usize = 120;
 
@@ -18,6 +20,8 @@ pub struct VerifierLog {
     pub reason: String,
     /// The last lines.
     pub tail: String,
+    /// The end of the log, up to a mebibyte of it.
+    pub whole: String,
 }
 
 impl VerifierLog {
@@ -28,14 +32,9 @@ impl VerifierLog {
         let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty() && !statistics(line)).collect();
         let reason = lines.iter().rev().find(|line| !state(line)).or(lines.last())?;
         let line = lines.iter().rev().find_map(|line| line.strip_prefix("; "));
-        let mut tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
-        if tail.len() > TAIL_BYTES {
-            let least = tail.len() - TAIL_BYTES;
-            let cut = (least..=tail.len()).find(|n| tail.is_char_boundary(*n)).unwrap_or(tail.len());
-            let cut = tail[cut..].find('\n').map_or(cut, |n| cut + n + 1);
-            tail.drain(..cut);
-        }
-        Some(Self { line: line.map(|l| bounded(l.trim())), reason: bounded(reason.trim()), tail })
+        let tail = shortened(lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n"), TAIL_BYTES);
+        let whole = shortened(lines.join("\n"), WHOLE_BYTES);
+        Some(Self { line: line.map(|l| bounded(l.trim())), reason: bounded(reason.trim()), tail, whole })
     }
 
     /// The source line for a message, starting with " at"; empty if there is none.
@@ -96,6 +95,17 @@ impl VerifierLog {
     pub fn is_poisoned(&self) -> bool {
         self.reason.contains(&format!("#{POISON}"))
     }
+}
+
+/// The last lines of a text that fit into some bytes.
+fn shortened(mut text: String, bytes: usize) -> String {
+    if text.len() > bytes {
+        let least = text.len() - bytes;
+        let cut = (least..=text.len()).find(|n| text.is_char_boundary(*n)).unwrap_or(text.len());
+        let cut = text[cut..].find('\n').map_or(cut, |n| cut + n + 1);
+        text.drain(..cut);
+    }
+    text
 }
 
 /// True for register states, which follow the message that they explain.

@@ -383,8 +383,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 }
             }
             for (planned, id) in object.maps.iter().zip(ids.maps) {
-                if let Some(map) = record.maps.iter_mut().find(|m| m.pin == planned.pin) {
-                    map.state = MapState::Created(id);
+                match (record.maps.iter().position(|m| m.pin == planned.pin), id) {
+                    (Some(at), Some(id)) => record.maps[at].state = MapState::Created(id),
+                    // Nothing uses it.
+                    (Some(at), None) => drop(record.maps.remove(at)),
+                    (None, _) => {}
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::model::admission::{Admission, examine, no_container_rule};
 use crate::model::annotations::{
     AttachRequest, BpffsRequest, InterfaceSelector, MapAccess, OnFailure, ProgramsRequest, Request,
 };
-use crate::model::attach_point::{ProgramKind, Scope};
+use crate::model::attach_point::{ProgramKind, Scope, told_place};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::Delegation;
 use crate::model::police::PoliceMode;
@@ -299,6 +299,9 @@ fn place(attach: &AttachRequest) -> String {
             (Some(symbol), offset) => format!("{target}:{symbol}+{offset:#x}"),
             (None, offset) => format!("{target}:{offset:#x}"),
         },
+        AttachRequest::Told { kind, target, options } => {
+            told_place(*kind, target.as_deref(), options).map_or_else(|_| SECTION.to_owned(), |at| at.to_string())
+        }
         AttachRequest::Kprobe { target: None, .. }
         | AttachRequest::Trampoline { target: None, .. }
         | AttachRequest::Uprobe { target: None, .. } => SECTION.to_owned(),

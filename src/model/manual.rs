@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::annotations::GlobalValue;
-use crate::model::attach_point::{Direction, Order, ProgramKind, TracepointName, UserProbe};
+use crate::model::annotations::{GlobalValue, MapSize};
+use crate::model::attach_point::{CgroupAttach, Direction, Order, PlaceOptions, ProgramKind, TracepointName, UserProbe};
 use crate::model::bytecode::PullPolicy;
 use crate::model::credentials::Credential;
 use crate::model::ids::OwnerNo;
@@ -82,6 +82,8 @@ pub struct LoadTask {
     pub programs: Vec<ProgramToLoad>,
     /// Values of variables.
     pub globals: BTreeMap<String, GlobalValue>,
+    /// Sizes of maps, instead of those that the object declares.
+    pub map_sizes: Vec<MapSize>,
     /// The caller's metadata for finding the programs.
     pub metadata: BTreeMap<String, String>,
     /// The program whose maps are used instead of the object's own.
@@ -179,6 +181,24 @@ pub enum AttachPlace {
     },
     /// The function that it was loaded for: fentry, fexit.
     Trampoline(ProgramKind),
+    /// On a cgroup.
+    Cgroup {
+        /// The attach type, for which the program must have been loaded.
+        attach: CgroupAttach,
+        /// The directory of the cgroup.
+        cgroup: PathBuf,
+    },
+    /// A place that a type, a target and options tell.
+    Told {
+        /// The kind of program.
+        kind: ProgramKind,
+        /// The target; None for what the program was loaded for.
+        target: Option<String>,
+        /// The options.
+        options: PlaceOptions,
+        /// The file that names the network namespace; None for the host's.
+        netns: Option<PathBuf>,
+    },
 }
 
 /// The programs to list.

@@ -50,8 +50,8 @@ pub enum SectionAttach {
     Function(ProgramKind, Option<String>),
     /// `uprobe//bin/sh:main`, `uretprobe/libc.so.6:malloc`; None if the name has only the kind
     Uprobe(ProgramKind, Option<(String, String)>),
-    /// A kind that this version recognises but refuses.
-    Other(ProgramKind),
+    /// Any other kind, and what follows it in the section's name: `iter/task`, `struct_ops/member`, `usdt/…`.
+    Other(ProgramKind, Option<String>),
 }
 
 impl SectionAttach {
@@ -60,7 +60,7 @@ impl SectionAttach {
         match self {
             Self::Xdp => ProgramKind::Xdp,
             Self::Tcx(_) => ProgramKind::Tcx,
-            Self::Cgroup(kind, _) | Self::Function(kind, _) | Self::Uprobe(kind, _) | Self::Other(kind) => *kind,
+            Self::Cgroup(kind, _) | Self::Function(kind, _) | Self::Uprobe(kind, _) | Self::Other(kind, _) => *kind,
             Self::Tracepoint(_) => ProgramKind::Tracepoint,
             Self::RawTracepoint(_) => ProgramKind::RawTracepoint,
         }

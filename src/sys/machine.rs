@@ -14,6 +14,11 @@ pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
+/// The kernel's version, as printed by `uname -v`.
+pub fn kernel_version() -> String {
+    rustix::system::uname().version().to_string_lossy().into_owned()
+}
+
 /// The number of possible CPUs, for which per-CPU maps have values: the highest number in
 /// `/sys/devices/system/cpu/possible` (Linux `Documentation/admin-guide/cputopology.rst`) plus one.
 pub fn possible_cpus() -> Result<u32, SysError> {

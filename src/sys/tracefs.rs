@@ -40,6 +40,22 @@ pub fn tracepoint_id(category: &str, name: &str) -> Result<Option<u64>, SysError
     Ok(Some(number))
 }
 
+/// The kernel's functions to which programs can be attached by name, without those of modules.
+///
+/// # Errors
+/// If the kernel cannot trace functions (CONFIG_DYNAMIC_FTRACE), or tracefs cannot be read.
+pub fn traceable_functions() -> Result<Vec<String>, SysError> {
+    const NAME: &str = "available_filter_functions";
+    let root = root()?;
+    let file = openat(root.as_fd(), NAME, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let file = file.map_err(SysError::io("open", format!("tracefs {NAME}")))?;
+    let mut text = String::new();
+    let read = std::fs::File::from(file).take(64 << 20).read_to_string(&mut text);
+    read.map_err(SysError::io("read", format!("tracefs {NAME}")))?;
+    // A module follows its functions in brackets.
+    Ok(text.lines().filter(|line| !line.contains(' ')).map(str::to_owned).collect())
+}
+
 fn root() -> Result<OwnedFd, SysError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     for root in ROOTS {

@@ -44,6 +44,7 @@ fn load(bench: &Bench, functions: &[&str]) -> ManualTask {
     let wanted =
         |function: &&str| ProgramToLoad { function: (*function).to_owned(), kind: ProgramKind::Tracepoint, target: None };
     ManualTask::Load(LoadTask {
+        map_sizes: Vec::new(),
         source: ObjectSource::File(bench.object.clone()),
         programs: functions.iter().map(wanted).collect(),
         globals: BTreeMap::new(),

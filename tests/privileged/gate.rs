@@ -34,6 +34,8 @@ fn load(program_type: u32, signature: Option<(&[u8], i32)>) -> Result<(), Errno>
         program_type,
         expected_attach_type: 0,
         attach_btf_id: 0,
+        attach_to: None,
+        modules: &[],
         flags: 0,
         instructions: &CODE,
         license: "GPL",

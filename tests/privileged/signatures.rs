@@ -146,6 +146,8 @@ fn an_exclusive_map_is_for_one_program() {
             program_type: 1,
             expected_attach_type: 0,
             attach_btf_id: 0,
+            attach_to: None,
+            modules: &[],
             flags: 0,
             instructions: &code,
             license: "GPL",

@@ -206,10 +206,10 @@ impl Kernel for FakeKernel<'_> {
         let mut ids = LoadedIds::default();
         for map in &object.maps {
             assert!(map.reuse.is_some() || !map.from_pod, "the pod's owner is known when a map of it is reused");
-            ids.maps.push(match &map.reuse {
+            ids.maps.push(Some(match &map.reuse {
                 Some(other) => self.pin_again(directory, &map.pin, other)?,
                 None => self.pin(directory, &map.pin)?,
-            });
+            }));
         }
         for program in &object.programs {
             ids.programs.push(self.pin(directory, &program.pin)?);

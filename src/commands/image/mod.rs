@@ -7,6 +7,7 @@ pub mod inspect;
 pub mod pull;
 pub mod push;
 pub mod sign;
+pub mod test;
 mod user_auth;
 pub mod verify;
 
@@ -23,6 +24,7 @@ pub fn run(paths: &Paths, what: &ImageCommand) -> Result<ExitCode, CommandError>
     match what {
         ImageCommand::List(listing) => cache_commands::list(paths, *listing),
         ImageCommand::Inspect(args) => inspect::run(paths, args),
+        ImageCommand::Test(args) => test::run(paths, args),
         ImageCommand::Verify(args) => verify::run(paths, args),
         ImageCommand::Pull(args) => pull::run(paths, args),
         ImageCommand::Build(args) => build::run(paths, args),

@@ -2,6 +2,7 @@
 
 mod classifier;
 mod probe;
+mod told;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -58,6 +59,7 @@ pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>
         AttachPoint::Kprobe { function, offset, ret } => attachment.kprobe(function, *offset, *ret),
         AttachPoint::Uprobe { probe, ret } => attachment.uprobe(probe, *ret, places),
         AttachPoint::Fentry { .. } | AttachPoint::Fexit { .. } | AttachPoint::Lsm { .. } => attachment.trampoline(),
+        _ => attachment.told(places),
     }?;
     // An error from here on closes the link, which detaches it.
     bpf::pin(link.as_fd(), &planned.pin.path(directory)).map_err(KernelError::pin("pin a link at", directory, &planned.pin))?;

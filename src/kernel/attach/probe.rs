@@ -64,7 +64,7 @@ impl Attachment<'_> {
         self.perf_link(event, |_| "")
     }
 
-    fn user_file(&self, probe: &UserProbe, places: Places<'_>) -> Result<File, KernelError> {
+    pub(super) fn user_file(&self, probe: &UserProbe, places: Places<'_>) -> Result<File, KernelError> {
         let root = match (probe.container_pid, places.root) {
             (Some(pid), _) => fsutil::open_root(&PathBuf::from(format!("/proc/{pid}/root")))?,
             (None, Some(root)) => return self.open_in(root, probe),
@@ -117,7 +117,7 @@ impl Attachment<'_> {
         }
     }
 
-    fn user_target(&self, probe: &UserProbe, source: UserElfError) -> KernelError {
+    pub(super) fn user_target(&self, probe: &UserProbe, source: UserElfError) -> KernelError {
         KernelError::UserTarget {
             kind: self.planned.at.word(),
             program: self.planned.function.clone(),

@@ -29,15 +29,17 @@ pub use submitted::{
 };
 pub(in crate::kernel) use tags::REVIEWED as REVIEWED_TAGS;
 
+use std::collections::BTreeMap;
+
 use crate::kernel::btf::{BtfKind, Type};
 use crate::kernel::core_relo::POISON;
 use crate::kernel::fixup;
 use crate::kernel::insn::{
     self, Insn, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, PSEUDO_VARIABLE,
 };
-use crate::kernel::link::Linked;
+use crate::kernel::link::{KernelReference, Linked};
 use crate::kernel::object::BpfObject;
-use crate::model::reach::{self, Reach};
+use crate::model::reach::{self, KFUNCS_FOR_ALL, Reach};
 use calls::ProgramCalls;
 use constants::Constants;
 use submitted::AllowedCalls;
@@ -63,7 +65,9 @@ pub(crate) fn review(
     linked: &Linked,
 ) -> Result<Option<ExecutionBound>, ReviewRefusal> {
     let btf = object.btf.as_ref().map(|(btf, _)| btf);
-    let reviewed = instructions(program_type, &linked.instructions, &linked.starts, None);
+    let calls = AllowedReferences::Object(&linked.references);
+    let reviewed = instructions(program_type, &linked.instructions, &linked.starts, calls);
+    let reviewed = reviewed.and_then(|calls| addresses(linked).map(|()| calls));
     let reviewed = reviewed.and_then(|calls| tags::check(btf, &linked.functions).map(|()| calls));
     let calls = reviewed.map_err(|(objection, at)| {
         let line = at.and_then(|at| refusal::line(object, linked, at));
@@ -77,18 +81,67 @@ pub(crate) fn review(
     Ok(ExecutionBound::of(&linked.instructions, &calls, &globals))
 }
 
+/// What a program may refer to in the kernel.
+#[derive(Clone, Copy)]
+enum AllowedReferences<'a> {
+    /// The program of an object, with the names that it refers to by instruction: the kfuncs that are allowed to all.
+    Object(&'a BTreeMap<usize, KernelReference>),
+    /// A submitted program: what its container was granted.
+    Submitted(&'a AllowedCalls<'a>),
+}
+
+impl AllowedReferences<'_> {
+    fn helper(self, number: u32) -> Result<(), Objection> {
+        match self {
+            Self::Object(_) => Ok(()),
+            Self::Submitted(allowed) => allowed.helper(number),
+        }
+    }
+
+    fn kfunc(self, call: Insn, at: usize) -> Result<(), Objection> {
+        let named = match self {
+            Self::Object(references) => references.get(&at),
+            Self::Submitted(allowed) => return allowed.kfunc(call),
+        };
+        match named {
+            Some(known) if !known.in_module && KFUNCS_FOR_ALL.contains(&known.name.as_str()) => Ok(()),
+            _ => Err(Objection::Kfunc(KernelSymbol { name: named.map(|known| known.name.clone()), ..kernel_function(call) })),
+        }
+    }
+
+    fn variable(self, constant: Insn, second: Option<&Insn>, at: usize) -> Objection {
+        let name = match self {
+            Self::Object(references) => references.get(&at).map(|known| known.name.clone()),
+            Self::Submitted(_) => None,
+        };
+        Objection::KernelVariable(KernelSymbol { name, ..variable(constant, second) })
+    }
+}
+
+/// Refuses addresses of the kernel, which look like numbers in the instructions.
+fn addresses(linked: &Linked) -> Result<(), Broken> {
+    let address = |at: usize| linked.instructions.get(at).is_some_and(|insn| insn.is_wide() && insn.src() == 0);
+    match linked.references.iter().find(|(at, known)| !known.function && address(**at)) {
+        Some((at, known)) => {
+            let symbol = KernelSymbol { id: 0, in_module: known.in_module, name: Some(known.name.clone()) };
+            Err((Objection::KernelVariable(symbol), Some(*at)))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Whether the verifier explores a function by itself, from its type (BTF_FUNC_STATIC is 0).
 fn is_global(function: &Type<'_>) -> bool {
     function.kind == BtfKind::Func && function.vlen != 0
 }
 
 /// Reviews instructions; `starts` are the first ones of the functions, in ascending order. `allowed` narrows the helpers
-/// and lists kfuncs; without it no kfunc is allowed.
+/// and lists kfuncs.
 fn instructions(
     program_type: u32,
     code: &[Insn],
     starts: &[usize],
-    allowed: Option<&AllowedCalls<'_>>,
+    allowed: AllowedReferences<'_>,
 ) -> Result<ProgramCalls, Broken> {
     let targets = JumpTargets::of(code, starts);
     let mut constants = Constants::default();
@@ -106,7 +159,7 @@ fn instructions(
         if insn.is_wide() {
             match insn.src() {
                 0 | PSEUDO_MAP_FD | PSEUDO_MAP_VALUE => {}
-                PSEUDO_VARIABLE => return Err(broken(Objection::KernelVariable(variable(insn, code.get(at + 1))))),
+                PSEUDO_VARIABLE => return Err(broken(allowed.variable(insn, code.get(at + 1), at))),
                 PSEUDO_FUNC => calls.callback(target(at, insn.imm)),
                 other => return Err(broken(Objection::Constant(other))),
             }
@@ -116,16 +169,13 @@ fn instructions(
                 0 => {
                     let number = insn.imm.cast_unsigned();
                     helper(program_type, number, &constants).map_err(broken)?;
-                    allowed.map_or(Ok(()), |allowed| allowed.helper(number)).map_err(broken)?;
+                    allowed.helper(number).map_err(broken)?;
                     if REPEATING.contains(&number) {
                         calls.repeats(at, number, rounds(number, &constants));
                     }
                 }
                 PSEUDO_CALL => calls.call(at, target(at, insn.imm)),
-                PSEUDO_KFUNC => match allowed {
-                    Some(allowed) => allowed.kfunc(insn).map_err(broken)?,
-                    None => return Err(broken(Objection::Kfunc(kernel_function(insn)))),
-                },
+                PSEUDO_KFUNC => allowed.kfunc(insn, at).map_err(broken)?,
                 other => return Err(broken(Objection::Call(other))),
             }
         }

@@ -138,7 +138,7 @@ impl Objection {
             Self::KernelVariable(_) => format!("that can reach {}", Reach::KernelMemory),
             Self::Kfunc(symbol) => match symbol.name.as_deref().and_then(reach::kfunc).filter(|reach| reach.is_beyond()) {
                 Some(reach) => format!("that reaches {reach}"),
-                None => "kernel functions are not allowed at container scope".to_owned(),
+                None => "this kernel function is not allowed at container scope".to_owned(),
             },
             Self::NotListed(_) => "that is not among the helpers of the rule".to_owned(),
             Self::KfuncNotListed(_) => "that is not among the kfuncs of the rule".to_owned(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::bound::{self, ExecutionBound};
 use super::calls::ProgramCalls;
-use super::{Broken, Objection, instructions, is_global, kernel_function, target};
+use super::{AllowedReferences, Broken, Objection, instructions, is_global, kernel_function, target};
 use crate::kernel::btf::{Btf, BtfError, BtfKind};
 use crate::kernel::insn::{self, Insn, PSEUDO_FUNC, PSEUDO_KFUNC};
 use crate::kernel::review::tags;
@@ -148,7 +148,7 @@ pub fn review_submitted(
     let allowed = AllowedCalls { grant, kfuncs };
     let reviewed = match grant.host_scope {
         true => calls(&code, &allowed).map(|()| None),
-        false => instructions(program_type, &code, &starts(&code), Some(&allowed)).map(Some),
+        false => instructions(program_type, &code, &starts(&code), AllowedReferences::Submitted(&allowed)).map(Some),
     };
     match reviewed {
         Ok(calls) => Ok(ReviewedProgram { code, calls }),
@@ -308,7 +308,7 @@ mod tests {
             (vec![insn(0xb7, 4, 0, -1), insn(0x85, 0x10, 0, 0), helper(84), EXIT], Some("other than its own")),
             (
                 vec![kfunc(7, 0), EXIT],
-                Some("calls the kernel function 7 (instruction 0): kernel functions are not allowed at container scope"),
+                Some("calls the kernel function 7 (instruction 0): this kernel function is not allowed at container scope"),
             ),
             (
                 vec![insn(0x18, 0x30, 0, 1), [0; 8], EXIT],

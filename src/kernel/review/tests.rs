@@ -12,7 +12,7 @@ const CGROUP_SKB: u32 = 8;
 
 /// The review of an image's program.
 fn instructions(program_type: u32, code: &[Insn], starts: &[usize]) -> Result<(), Broken> {
-    super::instructions(program_type, code, starts, None).map(drop)
+    super::instructions(program_type, code, starts, AllowedReferences::Object(&BTreeMap::new())).map(drop)
 }
 
 /// One instruction: code, destination and source register, offset, constant.
@@ -278,9 +278,18 @@ fn kernel_symbols_are_refused_by_name() {
     let object = BpfObject::parse(&bytes).unwrap();
     let program = object.programs().next().unwrap();
     assert_eq!(link(&object, program, None).unwrap_err(), LinkError::Extern("bpf_prog_active".to_owned()));
-    let said = |name: &str| LinkError::Extern(name.to_owned()).to_string();
-    assert!(said("bpf_send_signal_task").ends_with("are not supported): it reaches other processes of the host"));
-    assert!(said("bpf_rcu_read_lock").ends_with("are not supported)"));
+    // A function that all may call, one that reaches beyond, and one that is not known.
+    let said = |name: &str| {
+        let known = KernelReference { name: name.to_owned(), function: true, in_module: false };
+        let code = [insn(insn::CALL, 0, PSEUDO_KFUNC, 0, 7), mov(0, 0), exit()];
+        let references = BTreeMap::from([(0, known)]);
+        super::instructions(XDP, &code, &[0], AllowedReferences::Object(&references)).map(drop).map_err(|(found, _)| found)
+    };
+    assert_eq!(said("bpf_rcu_read_lock"), Ok(()));
+    assert!(said("bpf_send_signal_task").unwrap_err().why().ends_with("that reaches other processes of the host"));
+    let unknown = said("bpf_made_up").unwrap_err();
+    assert_eq!(unknown.what(), "calls the kernel function bpf_made_up");
+    assert!(unknown.why().starts_with("this kernel function is not allowed"), "{}", unknown.why());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::lifecycle::host::{Host, HostError};
 use crate::lifecycle::manual::room::over_room;
 use crate::lifecycle::manual::{ManualError, Named};
 use crate::lifecycle::{Cause, Lifecycle};
-use crate::model::attach_point::{AttachPoint, Direction, Interface, NetnsRecord, ProbedProcess, ProgramKind};
+use crate::model::attach_point::{AttachPoint, Direction, Interface, NetnsRecord, ProbedProcess, ProgramKind, told_place};
 use crate::model::ids::PinName;
 use crate::model::manual::{Attach, AttachPlace, CallerRights};
 use crate::model::plan::PlannedLink;
@@ -24,6 +24,7 @@ use crate::sys::netns;
 #[derive(Default)]
 struct Held {
     netns: Option<OwnedFd>,
+    cgroup: Option<OwnedFd>,
     root: Option<OwnedFd>,
     process: Option<u32>,
 }
@@ -77,7 +78,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         };
         let places = Places {
             netns: held.netns.as_ref().map(AsFd::as_fd),
-            cgroup: None,
+            cgroup: held.cgroup.as_ref().map(AsFd::as_fd),
             root: held.root.as_ref().map(AsFd::as_fd),
             init: held.process,
         };
@@ -219,6 +220,34 @@ fn resolve(
             };
             let at = AttachPoint::Uprobe { probe: probe.clone(), ret: *ret || is == ProgramKind::Uretprobe };
             Ok((at, None, Held { root, process, ..Held::default() }))
+        }
+        AttachPlace::Cgroup { attach, cgroup } => {
+            kind_is(attach.kind())?;
+            let directory = open("open the cgroup", cgroup)?;
+            Ok((AttachPoint::Cgroup { attach: *attach }, None, Held { cgroup: Some(directory), ..Held::default() }))
+        }
+        AttachPlace::Told { kind, target, options, netns } => {
+            kind_is(*kind)?;
+            let target = target.as_deref().or(program.target.as_deref());
+            let wrong = |remedy| ManualError::Incomplete { function: program.function.clone(), kind: kind.word(), remedy };
+            let at = told_place(*kind, target, options).map_err(wrong)?;
+            let mut held = Held::default();
+            let mut record = None;
+            if kind.on_netns() {
+                let path = netns.as_deref().unwrap_or(Path::new("/proc/self/ns/net"));
+                let failed = |source| ManualError::File { doing: "open the network namespace", path: path.to_owned(), source };
+                let namespace = netns::open(path).map_err(failed)?;
+                let cookie = netns::cookie(namespace.as_fd()).map_err(|e| Cause::from(HostError::from(e)))?;
+                record = Some(NetnsRecord { cookie, path: netns.clone() });
+                held.netns = Some(namespace);
+            }
+            if let AttachPoint::UprobeMulti { probe, .. } = &at {
+                held.process = match probe.process {
+                    ProbedProcess::Pid(pid) => Some(pid),
+                    ProbedProcess::Any | ProbedProcess::Init => None,
+                };
+            }
+            Ok((at, record, held))
         }
         AttachPlace::Trampoline(kind) => {
             kind_is(*kind)?;

@@ -83,7 +83,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             globals: plan.objects.iter().flat_map(|object| object.globals.iter().cloned()).collect(),
             metadata: load.metadata.clone(),
             shares,
-            map_memory: own_maps(&facts, &plan, cpus::possible()),
+            map_memory: own_maps(&facts, load, &plan, cpus::possible()),
             by_client: bounds.store.is_some(),
         };
         let mut record = self.blank(Owner::Host(HostOwner { application, loaded }));
@@ -267,10 +267,10 @@ fn cancel_unload(record: &mut OwnerRecord) {
 }
 
 /// Bytes of the maps that a load creates, without shared maps.
-fn own_maps(facts: &ObjectFacts, plan: &OwnerPlan, cpus: u64) -> u64 {
+fn own_maps(facts: &ObjectFacts, load: &LoadTask, plan: &OwnerPlan, cpus: u64) -> u64 {
     let planned = plan.objects.iter().flat_map(|object| &object.maps);
     let own = planned.zip(&facts.maps).filter(|(map, _)| map.reuse.is_none());
-    own.fold(0, |sum, (_, map)| map.memory(cpus).saturating_add(sum))
+    own.fold(0, |sum, (_, map)| plan::sized(&load.map_sizes, map).memory(cpus).saturating_add(sum))
 }
 
 /// The limit that a new load of a caller would exceed, together with the caller's existing loads.

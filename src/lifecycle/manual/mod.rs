@@ -191,6 +191,16 @@ pub enum ManualError {
         #[source]
         source: ReleaseErrors,
     },
+    /// An attach point without something that its kind needs.
+    #[error("attach {function}: a {kind} program needs {remedy}")]
+    Incomplete {
+        /// The function.
+        function: String,
+        /// The kind.
+        kind: &'static str,
+        /// What to add.
+        remedy: String,
+    },
     /// The program was loaded as another type.
     #[error("attach program {id} as {asked}: it was loaded as {is}")]
     OtherKind {
@@ -220,7 +230,7 @@ impl ManualError {
             | Self::LargeRecord { .. }
             | Self::FullOfCaller { .. }
             | Self::FullOfClients { .. } => FailureCode::ResourceExhausted,
-            Self::OtherKind { .. } | Self::ReturnOffset { .. } => FailureCode::InvalidArgument,
+            Self::OtherKind { .. } | Self::ReturnOffset { .. } | Self::Incomplete { .. } => FailureCode::InvalidArgument,
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => FailureCode::NotFound,
             Self::File { .. } => FailureCode::InvalidArgument,
             Self::Cause(cause) => cause_code(cause),

@@ -16,6 +16,7 @@ pub(super) enum AnnotationKey {
     Programs,
     Globals,
     Maps,
+    MapSize,
     PullPolicy,
     Bpffs,
     BpffsPath,
@@ -29,11 +30,12 @@ pub(super) enum AnnotationKey {
 }
 
 impl AnnotationKey {
-    const ALL: [(Self, &'static str); 14] = [
+    const ALL: [(Self, &'static str); 15] = [
         (Self::Image, "image"),
         (Self::Programs, "programs"),
         (Self::Globals, "globals"),
         (Self::Maps, "maps"),
+        (Self::MapSize, "map-size"),
         (Self::PullPolicy, "pull-policy"),
         (Self::Bpffs, "bpffs"),
         (Self::BpffsPath, "bpffs-path"),
@@ -115,7 +117,7 @@ impl FoundAnnotation<'_> {
 
 /// The annotations that apply to one container, at most one for each key.
 #[derive(Debug, Default)]
-pub(super) struct Annotations<'a>([Option<FoundAnnotation<'a>>; 14]);
+pub(super) struct Annotations<'a>([Option<FoundAnnotation<'a>>; AnnotationKey::ALL.len()]);
 
 impl<'a> Annotations<'a> {
     pub(super) fn get(&self, key: AnnotationKey) -> Option<FoundAnnotation<'a>> {
@@ -288,7 +290,7 @@ mod tests {
 
     #[test]
     fn invalid_keys_are_refused_with_one_sentence() {
-        let known = "image, programs, globals, maps, pull-policy, bpffs, bpffs-path, delegate, delegate-via, delegate-cmds, \
+        let known = "image, programs, globals, maps, map-size, pull-policy, bpffs, bpffs-path, delegate, delegate-via, delegate-cmds, \
                      delegate-maps, delegate-progs, delegate-attachs, on-failure";
         let cases = [
             (

@@ -19,9 +19,11 @@ use lex::LexError;
 pub use lex::Position;
 pub(super) use programs::kernel_place;
 pub use programs::program_entries;
-pub use variables::global_value;
+pub use variables::{global_value, map_size};
 
-use crate::model::attach_point::{CgroupAttach, Direction, Order, ProbedProcess, ProgramKind, TracepointName, XdpMode};
+use crate::model::attach_point::{
+    CgroupAttach, Direction, Order, PlaceOptions, ProbedProcess, ProgramKind, TracepointName, XdpMode,
+};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::DelegationRequest;
 use crate::model::podman::ContainerNames;
@@ -54,6 +56,9 @@ pub struct Request {
     pub proxy: Option<DelegationRequest>,
     /// What happens when the request cannot be fulfilled.
     pub on_failure: OnFailure,
+    /// `map-size`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub map_sizes: Vec<MapSize>,
     /// Names of other annotations that are variables of the objects if `globals` was cut at a comma. Not part of the
     /// request.
     #[serde(skip)]
@@ -155,6 +160,16 @@ pub enum AttachRequest {
         /// True for `uretprobe`.
         ret: bool,
     },
+    /// `TYPE:FUNCTION[:target] [options]` of the types that need no interface: sk_lookup, netfilter, tp_btf, iter,
+    /// kprobe_multi and others.
+    Told {
+        /// The kind of the entry.
+        kind: ProgramKind,
+        /// TARGET; None uses the section's.
+        target: Option<String>,
+        /// The options.
+        options: PlaceOptions,
+    },
 }
 
 impl AttachRequest {
@@ -172,6 +187,7 @@ impl AttachRequest {
             Self::Trampoline { kind, .. } => *kind,
             Self::Uprobe { ret: false, .. } => ProgramKind::Uprobe,
             Self::Uprobe { ret: true, .. } => ProgramKind::Uretprobe,
+            Self::Told { kind, .. } => *kind,
         }
     }
 }
@@ -206,6 +222,15 @@ pub enum GlobalValue {
     Array(Vec<String>),
     /// `hex:00ff`
     Bytes(Vec<u8>),
+}
+
+/// One entry of `map-size`: the size of a map, instead of what the object declares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapSize {
+    /// The map's name in the object.
+    pub name: String,
+    /// Entries, or bytes of a ring buffer.
+    pub entries: u32,
 }
 
 /// One entry of `maps`.
@@ -397,7 +422,9 @@ impl Request {
         let globals =
             ours.get(AnnotationKey::Globals).map(|found| found.parse(variables::globals)).transpose()?.unwrap_or_default();
         let maps = ours.get(AnnotationKey::Maps).map(|found| found.parse(variables::maps)).transpose()?.unwrap_or_default();
-        for key in [AnnotationKey::Globals, AnnotationKey::Maps] {
+        let map_sizes =
+            ours.get(AnnotationKey::MapSize).map(|found| found.parse(variables::map_sizes)).transpose()?.unwrap_or_default();
+        for key in [AnnotationKey::Globals, AnnotationKey::Maps, AnnotationKey::MapSize] {
             if let (Some(found), ProgramsRequest::None) = (ours.get(key), &programs) {
                 return found.refuse("it needs a program to apply to; add the annotation image or programs");
             }
@@ -411,6 +438,7 @@ impl Request {
             programs_scope: deciding.map_or(KeyScope::Pod, |found| found.scope),
             globals,
             maps,
+            map_sizes,
             pull_policy,
             bpffs,
             proxy,
@@ -426,6 +454,7 @@ impl Request {
             programs_scope: KeyScope::Container,
             globals: Vec::new(),
             maps: Vec::new(),
+            map_sizes: Vec::new(),
             pull_policy: None,
             bpffs: BpffsRequest::None,
             proxy: None,

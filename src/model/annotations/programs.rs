@@ -2,7 +2,10 @@
 
 use super::lex::{self, LexError, ListEntry, Word};
 use super::{AttachRequest, InterfaceSelector, ProgramRequest};
-use crate::model::attach_point::{CgroupAttach, Direction, Order, ProbedProcess, ProgramKind, TracepointName, XdpMode};
+use crate::model::attach_point::{
+    CgroupAttach, Direction, Order, PacketFamily, PacketHook, PlaceOptions, ProbedProcess, ProgramKind, TracepointName,
+    XdpMode, is_told,
+};
 use crate::model::reference::Reference;
 use crate::model::text::{is_symbol, listed, nearest_hint, quoted};
 
@@ -83,11 +86,13 @@ fn parse_entry(entry: &ListEntry, image: Option<&Reference>) -> Result<ProgramRe
 
 fn parse_attach(kind: ProgramKind, head: &Word, target: Option<&str>, options: &Options) -> Result<AttachRequest, LexError> {
     if !kind.supported() {
-        return Err(head.fault(format!("{kind} programs are not supported by this version")));
+        return Err(head.fault(format!("{kind} programs are not attached to containers: load it by hand")));
     }
     let takes_target = !(kind.on_netns() || kind.on_cgroup());
     if let (false, Some(_)) = (takes_target, target) {
         let instead = match kind {
+            ProgramKind::Netfilter => "pf= and hook=",
+            ProgramKind::SkLookup | ProgramKind::FlowDissector => "nothing",
             _ if kind.on_netns() => "iface=NAME",
             _ => "attach=TYPE",
         };
@@ -125,7 +130,25 @@ fn parse_attach(kind: ProgramKind, head: &Word, target: Option<&str>, options: &
             }
             target => Ok(AttachRequest::RawTracepoint { target: target.map(str::to_owned) }),
         },
+        kind if is_told(kind) => {
+            if target.is_some_and(|target| !is_told_target(kind, target)) {
+                return Err(head.fault(format!("the target of {kind} is not a name that it can have")));
+            }
+            Ok(AttachRequest::Told { kind, target: target.map(str::to_owned), options: options.of_place()? })
+        }
         kind => Ok(AttachRequest::Cgroup { kind, attach: options.cgroup_attach(kind)? }),
+    }
+}
+
+/// A name of the kernel, a pattern of such names, or for functions of a file its path.
+fn is_told_target(kind: ProgramKind, target: &str) -> bool {
+    use ProgramKind as K;
+    match kind {
+        K::UprobeMulti | K::UretprobeMulti | K::UprobeSession => {
+            is_user_target(target.rsplit_once(':').map_or(target, |(path, _)| path))
+        }
+        K::KprobeMulti | K::KretprobeMulti | K::KprobeSession => is_kernel_function(&target.replace('*', "_")),
+        _ => is_kernel_function(target),
     }
 }
 
@@ -205,8 +228,22 @@ struct Options<'a> {
 }
 
 /// Every option of every kind.
-pub(super) const OPTIONS: [&str; 11] =
-    ["iface", "mode", "direction", "priority", "proceed-on", "from", "attach", "hook", "symbol", "offset", "pid"];
+pub(super) const OPTIONS: [&str; 14] = [
+    "iface",
+    "mode",
+    "direction",
+    "priority",
+    "proceed-on",
+    "from",
+    "attach",
+    "hook",
+    "pf",
+    "symbol",
+    "offset",
+    "pid",
+    "cpu",
+    "frequency",
+];
 
 fn known_options(kind: ProgramKind) -> &'static [&'static str] {
     use ProgramKind as K;
@@ -220,21 +257,13 @@ fn known_options(kind: ProgramKind) -> &'static [&'static str] {
         | K::CgroupSockopt
         | K::CgroupSysctl
         | K::CgroupDevice
-        | K::SockOps => &["attach", "from"],
-        K::Netfilter => &["hook", "pf", "priority", "from"],
+        | K::SockOps
+        | K::LsmCgroup => &["attach", "from"],
+        K::Netfilter => &["pf", "hook", "priority", "from"],
+        K::UprobeMulti | K::UretprobeMulti | K::UprobeSession => &["symbol", "pid", "from"],
+        K::PerfEvent => &["cpu", "frequency", "from"],
         K::Uprobe | K::Uretprobe => &["symbol", "offset", "pid", "from"],
-        K::SkLookup
-        | K::FlowDissector
-        | K::Tracepoint
-        | K::RawTracepoint
-        | K::TpBtf
-        | K::Kprobe
-        | K::Kretprobe
-        | K::Fentry
-        | K::Fexit
-        | K::Lsm
-        | K::PerfEvent
-        | K::Iter => &["from"],
+        _ => &["from"],
     }
 }
 
@@ -286,6 +315,33 @@ impl<'a> Options<'a> {
                 Err(word.fault(format!("{} is not the name of an interface{hint}", quoted(name))))
             }
         }
+    }
+
+    fn of_place(&self) -> Result<PlaceOptions, LexError> {
+        let count = |name: &str| match self.value(name) {
+            Some((word, text)) => match text.parse::<u32>() {
+                Ok(number) => Ok(Some(number)),
+                Err(_) => Err(word.fault(format!("{name} must be a number, not {}", quoted(text)))),
+            },
+            None => Ok(None),
+        };
+        // Of the kinds with these options only netfilter has a priority.
+        let priority =
+            match self.value("priority") {
+                Some((word, text)) => Some(text.parse::<i32>().map_err(|_| {
+                    word.fault(format!("priority must be a number, negative ones included, not {}", quoted(text)))
+                })?),
+                None => None,
+            };
+        Ok(PlaceOptions {
+            family: self.one_of("pf", &PacketFamily::ALL)?,
+            hook: self.one_of("hook", &PacketHook::ALL)?,
+            priority,
+            symbols: self.value("symbol").map(|(_, text)| text.to_owned()),
+            process: self.one_of("pid", &[("any", ProbedProcess::Any), ("init", ProbedProcess::Init)])?,
+            cpu: count("cpu")?,
+            frequency: count("frequency")?,
+        })
     }
 
     fn cgroup_attach(&self, kind: ProgramKind) -> Result<Option<CgroupAttach>, LexError> {
@@ -369,6 +425,7 @@ mod tests {
     fn each_supported_kind() {
         use AttachRequest as A;
         let cgroup = |kind, attach| A::Cgroup { kind, attach };
+        let told = |kind, target: Option<&str>, options| A::Told { kind, target: target.map(str::to_owned), options };
         let sched = || TracepointName { category: "sched".into(), name: "sched_switch".into() };
         let cases = [
             ("xdp:count", A::Xdp { iface: named("eth0"), mode: None }),
@@ -392,6 +449,22 @@ mod tests {
             ("kretprobe:f:vfs_read.isra.0", A::Kprobe { target: Some(("vfs_read.isra.0".into(), 0)), ret: true }),
             ("fentry:f:vfs_read", A::Trampoline { kind: ProgramKind::Fentry, target: Some("vfs_read".into()) }),
             ("fexit:f", A::Trampoline { kind: ProgramKind::Fexit, target: None }),
+            ("sk_lookup:f", told(ProgramKind::SkLookup, None, PlaceOptions::default())),
+            ("iter:f:task", told(ProgramKind::Iter, Some("task"), PlaceOptions::default())),
+            ("kprobe_multi:f:vfs_*", told(ProgramKind::KprobeMulti, Some("vfs_*"), PlaceOptions::default())),
+            (
+                "netfilter:f pf=ipv4 hook=input priority=-5",
+                told(
+                    ProgramKind::Netfilter,
+                    None,
+                    PlaceOptions {
+                        family: Some(PacketFamily::Ipv4),
+                        hook: Some(PacketHook::Input),
+                        priority: Some(-5),
+                        ..PlaceOptions::default()
+                    },
+                ),
+            ),
             ("lsm:f:file_open", A::Trampoline { kind: ProgramKind::Lsm, target: Some("file_open".into()) }),
             (
                 "uprobe:f:libc symbol=malloc pid=init",
@@ -481,8 +554,10 @@ mod tests {
             ),
             ("uprobe:a:libc symbol=malloc pid=7", 1, 29, "pid must be any or init, not \"7\""),
             ("uprobe:a:libc offset=-1", 1, 15, "offset must be a number of bytes, not \"-1\""),
-            ("iter:a", 1, 1, "iter programs are not supported by this version"),
-            ("netfilter:a pf=ipv4 hook=input priority=-5", 1, 1, "netfilter programs are not supported by this version"),
+            ("syscall:a", 1, 1, "syscall programs are not attached to containers: load it by hand"),
+            ("netfilter:a pf=ipv5", 1, 13, "pf must be ipv4 or ipv6, not \"ipv5\""),
+            ("netfilter:a:x", 1, 1, "netfilter takes no target; write pf= and hook= after it"),
+            ("iter:a:task/x", 1, 1, "the target of iter is not a name that it can have"),
             ("cgroup_skb:a attach=connect4", 1, 14, "attach=connect4 belongs to cgroup_sock_addr, not to cgroup_skb"),
             (
                 "cgroup_skb:a attach=egres",

@@ -45,6 +45,7 @@ fn an_image_alone_requests_all_of_its_programs() {
         bpffs: BpffsRequest::None,
         on_failure: OnFailure::Stop,
         proxy: None,
+        map_sizes: Vec::new(),
         perhaps_globals: Vec::new(),
     };
     assert_eq!(all, expected);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::lex::{self, LexError, ListEntry, Quoting, Word};
-use super::{GlobalRequest, GlobalValue, MapAccess, MapRequest};
+use super::{GlobalRequest, GlobalValue, MapAccess, MapRequest, MapSize};
 use crate::model::text::{is_symbol, quoted};
 
 /// Maximum size of one value of `globals` in bytes; each element of an array counts as at least one byte.
@@ -22,6 +22,35 @@ pub(super) fn globals(value: &str) -> Result<Vec<GlobalRequest>, LexError> {
         globals.push(global);
     }
     Ok(globals)
+}
+
+/// Parses the value of `map-size`: entries `name=number`.
+pub(super) fn map_sizes(value: &str) -> Result<Vec<MapSize>, LexError> {
+    let mut sizes: Vec<MapSize> = Vec::new();
+    for entry in lex::entries(value)? {
+        for word in &entry.words {
+            let size = map_size(&word.text).map_err(|problem| word.fault(problem))?;
+            if sizes.iter().any(|other| other.name == size.name) {
+                return Err(word.fault(format!("the size of {} is given twice", size.name)));
+            }
+            sizes.push(size);
+        }
+    }
+    Ok(sizes)
+}
+
+/// Parses one size, `name=number`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn map_size(text: &str) -> Result<MapSize, String> {
+    const WRITE: &str = "write NAME=ENTRIES, for a ring buffer NAME=BYTES";
+    let (name, number) = text.split_once('=').ok_or(WRITE)?;
+    let entries = number.parse().ok().filter(|entries| *entries > 0);
+    match entries {
+        Some(entries) if is_symbol(name) => Ok(MapSize { name: name.to_owned(), entries }),
+        _ => Err(WRITE.to_owned()),
+    }
 }
 
 /// Parses one value in the syntax of `globals`, for callers that have the variable's name from elsewhere.
@@ -178,6 +207,21 @@ mod tests {
             ("eq", word("a=b")),
         ];
         assert_eq!(globals, expected.map(|(name, value)| GlobalRequest { name: name.to_owned(), value }));
+    }
+
+    #[test]
+    fn sizes_are_numbers() {
+        let sizes = map_sizes("a=1; b=0x10").map_err(|fault| fault.problem);
+        assert!(sizes.unwrap_err().starts_with("write NAME=ENTRIES"));
+        let sizes = map_sizes("a=1; ring=65536").expect("legal");
+        assert_eq!(
+            sizes.iter().map(|size| (size.name.as_str(), size.entries)).collect::<Vec<_>>(),
+            [("a", 1), ("ring", 65536)]
+        );
+        assert_eq!(map_sizes("a=1; a=2").expect_err("twice").problem, "the size of a is given twice");
+        for text in ["a", "a=", "a=0", "a=-1", "=1", "a b=1"] {
+            assert!(map_sizes(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -47,11 +47,29 @@ pub enum CgroupAttach {
     Getsockname6 = 32,
     /// BPF_CGROUP_INET_SOCK_RELEASE
     SockRelease = 34,
+    /// BPF_CGROUP_DEVICE
+    Device = 6,
+    /// BPF_CGROUP_SYSCTL
+    Sysctl = 18,
+    /// BPF_CGROUP_GETSOCKOPT
+    Getsockopt = 21,
+    /// BPF_CGROUP_SETSOCKOPT
+    Setsockopt = 22,
+    /// BPF_CGROUP_UNIX_CONNECT (kernel 6.7)
+    ConnectUnix = 49,
+    /// BPF_CGROUP_UNIX_SENDMSG
+    SendmsgUnix = 50,
+    /// BPF_CGROUP_UNIX_RECVMSG
+    RecvmsgUnix = 51,
+    /// BPF_CGROUP_UNIX_GETPEERNAME
+    GetpeernameUnix = 52,
+    /// BPF_CGROUP_UNIX_GETSOCKNAME
+    GetsocknameUnix = 53,
 }
 
 impl CgroupAttach {
     /// Every attach type: its name in `attach=` and in the ELF section, and its program kind.
-    pub const ALL: [(CgroupAttach, &'static str, ProgramKind); 19] = [
+    pub const ALL: [(CgroupAttach, &'static str, ProgramKind); 28] = [
         (Self::Ingress, "ingress", ProgramKind::CgroupSkb),
         (Self::Egress, "egress", ProgramKind::CgroupSkb),
         (Self::SockCreate, "sock_create", ProgramKind::CgroupSock),
@@ -71,6 +89,15 @@ impl CgroupAttach {
         (Self::Getpeername6, "getpeername6", ProgramKind::CgroupSockAddr),
         (Self::Getsockname4, "getsockname4", ProgramKind::CgroupSockAddr),
         (Self::Getsockname6, "getsockname6", ProgramKind::CgroupSockAddr),
+        (Self::ConnectUnix, "connect_unix", ProgramKind::CgroupSockAddr),
+        (Self::SendmsgUnix, "sendmsg_unix", ProgramKind::CgroupSockAddr),
+        (Self::RecvmsgUnix, "recvmsg_unix", ProgramKind::CgroupSockAddr),
+        (Self::GetpeernameUnix, "getpeername_unix", ProgramKind::CgroupSockAddr),
+        (Self::GetsocknameUnix, "getsockname_unix", ProgramKind::CgroupSockAddr),
+        (Self::Getsockopt, "getsockopt", ProgramKind::CgroupSockopt),
+        (Self::Setsockopt, "setsockopt", ProgramKind::CgroupSockopt),
+        (Self::Sysctl, "sysctl", ProgramKind::CgroupSysctl),
+        (Self::Device, "device", ProgramKind::CgroupDevice),
     ];
 
     /// The name that users write, as in libbpf's section names (`cgroup/connect4`).

@@ -87,23 +87,49 @@ impl ProgramKind {
     pub fn kernel_type(self) -> u32 {
         use ProgramKind as K;
         match self {
-            K::Kprobe | K::Kretprobe | K::Uprobe | K::Uretprobe => 2,
-            K::Tcx | K::Tc => 3,
+            K::SocketFilter => 1,
+            K::Kprobe
+            | K::Kretprobe
+            | K::Uprobe
+            | K::Uretprobe
+            | K::KprobeMulti
+            | K::KretprobeMulti
+            | K::KprobeSession
+            | K::UprobeMulti
+            | K::UretprobeMulti
+            | K::UprobeSession
+            | K::Usdt
+            | K::Ksyscall
+            | K::Kretsyscall => 2,
+            K::Tcx | K::Tc | K::Netkit => 3,
+            K::SchedAct => 4,
             K::Tracepoint => 5,
             K::Xdp => 6,
             K::PerfEvent => 7,
             K::CgroupSkb => 8,
             K::CgroupSock => 9,
+            K::LwtIn => 10,
+            K::LwtOut => 11,
+            K::LwtXmit => 12,
             K::SockOps => 13,
+            K::SkSkb => 14,
             K::CgroupDevice => 15,
+            K::SkMsg => 16,
             K::RawTracepoint => 17,
             K::CgroupSockAddr => 18,
+            K::LwtSeg6local => 19,
+            K::LircMode2 => 20,
+            K::SkReuseport => 21,
             K::FlowDissector => 22,
             K::CgroupSysctl => 23,
+            K::RawTracepointWritable => 24,
             K::CgroupSockopt => 25,
-            K::TpBtf | K::Fentry | K::Fexit | K::Iter => 26,
-            K::Lsm => 29,
+            K::TpBtf | K::Fentry | K::Fexit | K::FmodRet | K::Fsession | K::Iter => 26,
+            K::StructOps => 27,
+            K::Ext => 28,
+            K::Lsm | K::LsmCgroup => 29,
             K::SkLookup => 30,
+            K::Syscall => 31,
             K::Netfilter => 32,
         }
     }
@@ -135,9 +161,9 @@ mod tests {
     #[test]
     fn every_kind_has_the_name_of_its_type() {
         for (kind, word) in ProgramKind::ALL {
-            let own = kernel_type_word(kind.kernel_type());
-            let same = own == word.replace('_', "-");
-            let shared = ["probe", "tc", "tracing"].contains(&own.as_str());
+            let own = kernel_type_word(kind.kernel_type()).replace('-', "");
+            let same = own == word.replace('_', "");
+            let shared = ["probe", "tc", "tracing", "lsm"].contains(&own.as_str());
             assert!(same || shared, "{word} is {own}");
         }
     }

@@ -4,6 +4,7 @@ mod cgroup;
 mod kernel_type;
 mod kind;
 mod order;
+mod place;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ pub use cgroup::CgroupAttach;
 pub use kernel_type::{TypeFilter, kernel_type_word};
 pub use kind::{ProgramKind, Scope};
 pub use order::{Order, OrderError};
+pub use place::{PacketFamily, PacketHook, PlaceOptions, is_told, told_place};
 
 /// The direction of the traffic that a tcx program sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -186,6 +188,55 @@ pub enum AttachPoint {
         /// The hook, without `bpf_lsm_`.
         hook: String,
     },
+    /// A link on a network namespace: sk_lookup, flow_dissector.
+    Netns {
+        /// The kind of program.
+        kind: ProgramKind,
+    },
+    /// A netfilter link in a network namespace.
+    Netfilter {
+        /// The packets.
+        family: PacketFamily,
+        /// The hook.
+        hook: PacketHook,
+        /// Lower values run first.
+        priority: i32,
+    },
+    /// What the program was loaded for: a tracepoint, an iterator, a kernel function; host-wide.
+    Loaded {
+        /// The kind of program.
+        kind: ProgramKind,
+        /// The name.
+        target: String,
+    },
+    /// A link on many kernel functions; host-wide.
+    KprobeMulti {
+        /// kprobe_multi, kretprobe_multi or kprobe_session.
+        kind: ProgramKind,
+        /// Their name, or a pattern with `*` for any characters.
+        functions: String,
+    },
+    /// A link on functions of one file, for every process that maps it or for one process.
+    UprobeMulti {
+        /// uprobe_multi, uretprobe_multi or uprobe_session.
+        kind: ProgramKind,
+        /// The file; its symbol is a list of functions, separated by commas.
+        probe: UserProbe,
+    },
+    /// A perf link on the entry or the return of a system call; host-wide.
+    Syscall {
+        /// The system call, without the prefix of its architecture.
+        name: String,
+        /// True if the program runs when it returns.
+        ret: bool,
+    },
+    /// A perf link on the clock of one processor.
+    PerfEvent {
+        /// The processor.
+        cpu: u32,
+        /// Samples per second.
+        frequency: u32,
+    },
 }
 
 impl AttachPoint {
@@ -215,6 +266,14 @@ impl AttachPoint {
             Self::Fentry { .. } => "fentry",
             Self::Fexit { .. } => "fexit",
             Self::Lsm { .. } => "lsm",
+            Self::Netfilter { .. } => "netfilter",
+            Self::Netns { kind }
+            | Self::Loaded { kind, .. }
+            | Self::KprobeMulti { kind, .. }
+            | Self::UprobeMulti { kind, .. } => kind.word(),
+            Self::Syscall { ret: false, .. } => "ksyscall",
+            Self::Syscall { ret: true, .. } => "kretsyscall",
+            Self::PerfEvent { .. } => "perf_event",
         }
     }
 
@@ -242,6 +301,13 @@ impl fmt::Display for AttachPoint {
             Self::Uprobe { probe, .. } => probe.fmt(f),
             Self::Fentry { function } | Self::Fexit { function } => f.write_str(function),
             Self::Lsm { hook } => f.write_str(hook),
+            Self::Netns { .. } => f.write_str("network namespace"),
+            Self::Netfilter { family, hook, priority } => write!(f, "{family} {hook} priority {priority}"),
+            Self::Loaded { target, .. } => f.write_str(target),
+            Self::KprobeMulti { functions, .. } => f.write_str(functions),
+            Self::UprobeMulti { probe, .. } => probe.fmt(f),
+            Self::Syscall { name, .. } => f.write_str(name),
+            Self::PerfEvent { cpu, frequency } => write!(f, "cpu {cpu}, {frequency} Hz"),
         }
     }
 }
@@ -256,7 +322,8 @@ mod tests {
             assert_eq!(ProgramKind::from_word(word), Some(kind));
             assert_eq!(kind.word(), word);
             assert!(!(kind.on_cgroup() && kind.on_netns()), "{word}");
-            assert_eq!(kind.on_cgroup() || kind.on_netns(), kind.scope() == Scope::Container, "{word}");
+            let inside = kind.on_cgroup() && kind != ProgramKind::LsmCgroup || kind.on_netns();
+            assert!(!inside || kind.scope() == Scope::Container, "{word}");
         }
         for (attach, word, kind) in CgroupAttach::ALL {
             assert_eq!(CgroupAttach::from_word(word), Some(attach));

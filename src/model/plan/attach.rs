@@ -2,8 +2,10 @@
 
 use crate::model::annotations::{AttachRequest, InterfaceSelector, kernel_place};
 use crate::model::attach_point::{
-    AttachPoint, CgroupAttach, Direction, Interface, Order, ProbedProcess, ProgramKind, UserProbe,
+    AttachPoint, CgroupAttach, Direction, Interface, Order, PlaceOptions, ProbedProcess, ProgramKind, UserProbe, is_told,
+    told_place,
 };
+use crate::model::delegation::section_load;
 use crate::model::facts::{CgroupFact, Facts, NetnsFact};
 use crate::model::object::{ProgramFacts, SectionAttach};
 use crate::model::plan::PlanError;
@@ -18,6 +20,29 @@ const BPF_TRACE_FENTRY: u32 = 24;
 const BPF_TRACE_FEXIT: u32 = 25;
 const BPF_LSM_MAC: u32 = 27;
 
+/// The attach types of kinds that have exactly one, or for which a section without a name of one means this one.
+const OTHERS: [(ProgramKind, u32); 19] = [
+    (ProgramKind::SockOps, 3),
+    (ProgramKind::CgroupDevice, 6),
+    (ProgramKind::SkMsg, 7),
+    (ProgramKind::LircMode2, 16),
+    (ProgramKind::FlowDissector, 17),
+    (ProgramKind::CgroupSysctl, 18),
+    (ProgramKind::TpBtf, 23),
+    (ProgramKind::FmodRet, 26),
+    (ProgramKind::Iter, 28),
+    (ProgramKind::SkLookup, 36),
+    (ProgramKind::SkReuseport, 39),
+    (ProgramKind::KprobeMulti, 42),
+    (ProgramKind::KretprobeMulti, 42),
+    (ProgramKind::LsmCgroup, 43),
+    (ProgramKind::Netfilter, 45),
+    (ProgramKind::UprobeMulti, 48),
+    (ProgramKind::UretprobeMulti, 48),
+    (ProgramKind::Usdt, 48),
+    (ProgramKind::Fsession, 58),
+];
+
 /// Added if only `lo` exists and the engine configures the network later.
 pub const LATE_NETWORK: &str = "; podman configures the network of a container with a user namespace only after its hooks have run: attach to lo, or run it without one";
 
@@ -28,7 +53,7 @@ pub(super) fn attach_type(kind: ProgramKind) -> u32 {
         ProgramKind::Fentry => BPF_TRACE_FENTRY,
         ProgramKind::Fexit => BPF_TRACE_FEXIT,
         ProgramKind::Lsm => BPF_LSM_MAC,
-        _ => 0,
+        kind => OTHERS.iter().find(|(known, _)| *known == kind).map_or(0, |(_, raw)| *raw),
     }
 }
 
@@ -44,6 +69,12 @@ pub fn from_section(program: &ProgramFacts) -> Result<AttachRequest, PlanError> 
         Some(SectionAttach::Function(kind @ (ProgramKind::Kprobe | ProgramKind::Kretprobe), _)) => {
             Ok(AttachRequest::Kprobe { target: None, ret: *kind == ProgramKind::Kretprobe })
         }
+        Some(SectionAttach::Function(kind, _)) if is_told(*kind) => {
+            Ok(AttachRequest::Told { kind: *kind, target: None, options: PlaceOptions::default() })
+        }
+        Some(SectionAttach::Function(kind, _)) if !kind.supported() => {
+            Err(PlanError::Unsupported { function: program.function.clone(), kind: *kind })
+        }
         Some(SectionAttach::Function(kind, _)) => Ok(AttachRequest::Trampoline { kind: *kind, target: None }),
         Some(SectionAttach::Uprobe(kind, _)) => Ok(AttachRequest::Uprobe {
             target: None,
@@ -52,7 +83,12 @@ pub fn from_section(program: &ProgramFacts) -> Result<AttachRequest, PlanError> 
             process: ProbedProcess::Any,
             ret: *kind == ProgramKind::Uretprobe,
         }),
-        Some(SectionAttach::Other(kind)) => Err(PlanError::Unsupported { function: program.function.clone(), kind: *kind }),
+        Some(SectionAttach::Other(kind, _)) if is_told(*kind) => {
+            Ok(AttachRequest::Told { kind: *kind, target: None, options: PlaceOptions::default() })
+        }
+        // The programs of cpumap and devmap run after a redirect, not on an interface.
+        Some(SectionAttach::Other(ProgramKind::Xdp, _)) => Err(no_place(program, "an entry for it in programs")),
+        Some(SectionAttach::Other(kind, _)) => Err(PlanError::Unsupported { function: program.function.clone(), kind: *kind }),
         None => Err(PlanError::NoPlace {
             function: program.function.clone(),
             section: program.section.clone(),
@@ -97,6 +133,17 @@ pub fn places(
             _ => AttachPoint::Fentry { function: target.clone() },
         };
         return Ok((vec![at], attach_type(*kind), Some(target)));
+    }
+    if let AttachRequest::Told { kind, target, options } = asked {
+        let declared = match &program.declared {
+            Some(SectionAttach::Function(_, declared) | SectionAttach::Other(_, declared)) => declared.clone(),
+            _ => None,
+        };
+        let target = target.clone().or(declared);
+        let at = told_place(*kind, target.as_deref(), options).map_err(|remedy| no_place(program, &remedy))?;
+        let load = section_load(&program.section).filter(|_| program.declared.as_ref().is_some_and(|d| d.kind() == *kind));
+        let attach = load.map_or_else(|| attach_type(*kind), |load| load.attach_type);
+        return Ok((vec![at], attach, target.filter(|_| kind.fixed_at_load())));
     }
     let (at, attach) = told_when_attached(asked, order, program, facts, late_network)?;
     Ok((at, attach, None))
@@ -202,7 +249,7 @@ fn told_when_attached(
             let probe = UserProbe { target, symbol, offset: *offset, process: *process, container_pid: None };
             Ok((vec![AttachPoint::Uprobe { probe, ret: *ret }], 0))
         }
-        AttachRequest::Trampoline { .. } => Err(no_place("its function")),
+        AttachRequest::Trampoline { .. } | AttachRequest::Told { .. } => Err(no_place("its function")),
     }
 }
 
@@ -225,7 +272,12 @@ fn cgroup_attach(
         Some(SectionAttach::Cgroup(_, declared)) => *declared,
         _ => None,
     };
-    let only = (kind == ProgramKind::SockOps).then_some(CgroupAttach::SockOps);
+    let only = match kind {
+        ProgramKind::SockOps => Some(CgroupAttach::SockOps),
+        ProgramKind::CgroupSysctl => Some(CgroupAttach::Sysctl),
+        ProgramKind::CgroupDevice => Some(CgroupAttach::Device),
+        _ => None,
+    };
     Ok(asked.or(declared).or(only))
 }
 

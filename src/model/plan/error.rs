@@ -227,14 +227,6 @@ pub enum PlanError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// A kind that cannot be attached without a container.
-    #[error("program {function:?}: {kind} programs attach only to containers; request it in an annotation")]
-    OnlyInContainers {
-        /// The function.
-        function: String,
-        /// The kind.
-        kind: ProgramKind,
-    },
     /// A kind that reaches the host, loaded without a container, while the caller or the image may not.
     #[error("program {function:?}: {kind} programs reach the host, and {who} does not allow host scope")]
     HostScopeManual {

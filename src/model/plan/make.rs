@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::annotations::{BpffsRequest, KeyScope, MapAccess, ProgramsRequest};
+use crate::model::annotations::{BpffsRequest, KeyScope, MapAccess, MapSize, ProgramsRequest};
 use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, Scope};
 use crate::model::bytecode::Bytecode;
 use crate::model::facts::{CgroupFact, NetnsFact, UsernsFact};
@@ -134,15 +134,27 @@ fn check_limits(inputs: &Inputs<'_>, wanted: &[RequestedProgram<'_>]) -> Result<
     if u32::try_from(links).map_or(true, |n| n > inputs.limits.links) {
         return Err(PlanError::TooManyLinks { asked: links, limit: inputs.limits.links });
     }
-    let memory = inputs
-        .objects
-        .iter()
-        .flat_map(|o| &o.facts.maps)
-        .fold(0u64, |sum, map| sum.saturating_add(map.memory(inputs.facts.cpus)));
+    let maps = || inputs.objects.iter().flat_map(|object| &object.facts.maps);
+    let sizes = &inputs.request.map_sizes;
+    if let Some(size) = sizes.iter().find(|size| !maps().any(|map| map.name == size.name)) {
+        let known = list(maps().filter(|map| !map.data_section).map(|map| map.name.as_str()));
+        return Err(PlanError::NoSuchMap { name: size.name.clone(), known });
+    }
+    let memory = maps().fold(0u64, |sum, map| sum.saturating_add(sized(sizes, map).memory(inputs.facts.cpus)));
     if memory > inputs.limits.map_memory {
         return Err(PlanError::TooMuchMemory { asked: memory, limit: inputs.limits.map_memory });
     }
     Ok(())
+}
+
+/// The size that a request gives a map; None if it gives none.
+pub(super) fn entries_of(sizes: &[MapSize], map: &MapFacts) -> Option<u32> {
+    sizes.iter().find(|size| size.name == map.name).map(|size| size.entries)
+}
+
+/// A map with the size that the request gives it.
+pub fn sized(sizes: &[MapSize], map: &MapFacts) -> MapFacts {
+    MapFacts { max_entries: entries_of(sizes, map).unwrap_or(map.max_entries), ..map.clone() }
 }
 
 /// For each map to show: its object, the name of its file, and the access of the container.
@@ -216,8 +228,17 @@ impl Maps<'_> {
     }
 
     fn frozen(&self, object: usize, map: &MapFacts) -> bool {
+        self.access(object, map) == Some(MapAccess::ReadOnly)
+    }
+
+    fn is_shown(&self, object: usize, map: &MapFacts) -> bool {
+        self.access(object, map).is_some()
+    }
+
+    /// How the container is shown a map; None if it is not.
+    fn access(&self, object: usize, map: &MapFacts) -> Option<MapAccess> {
         let (Self::OfContainer { shown, .. } | Self::OfPod { shown }) = self;
-        shown.get(&(object, map.name.as_str())).is_some_and(|(_, access)| *access == MapAccess::ReadOnly)
+        shown.get(&(object, map.name.as_str())).map(|(_, access)| *access)
     }
 }
 
@@ -248,6 +269,8 @@ fn owner_plan(
                 reuse: None,
                 from_pod: whose.is_pods(n, &object.facts, map),
                 named: false,
+                entries: entries_of(&inputs.request.map_sizes, map),
+                shown: whose.is_shown(n, map),
             });
         }
         for one in mine {

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::Bytecode;
+use crate::model::delegation::section_load;
 use crate::model::ids::PinName;
 use crate::model::manual::{LoadTask, ProgramToLoad};
 use crate::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use crate::model::plan::attach::{attach_type, check_kind, no_place};
-use crate::model::plan::make::object;
+use crate::model::plan::make::{entries_of, object};
 use crate::model::plan::{OwnerPlan, PlanError, PlannedMap, PlannedProgram};
 use crate::model::program_signing::KernelSigning;
 use crate::model::text::{is_symbol, list};
@@ -56,6 +57,10 @@ pub fn manual(inputs: &ManualInputs<'_>) -> Result<OwnerPlan, PlanError> {
         })?;
         planned.globals.push((name.clone(), global.encode(value)?));
     }
+    if let Some(size) = inputs.load.map_sizes.iter().find(|size| !inputs.facts.maps.iter().any(|map| map.name == size.name)) {
+        let known = list(inputs.facts.maps.iter().filter(|map| !map.data_section).map(|map| map.name.as_str()));
+        return Err(PlanError::NoSuchMap { name: size.name.clone(), known });
+    }
     for (map, n) in inputs.facts.maps.iter().zip(1..) {
         planned.maps.push(PlannedMap {
             name: map.name.clone(),
@@ -64,6 +69,8 @@ pub fn manual(inputs: &ManualInputs<'_>) -> Result<OwnerPlan, PlanError> {
             reuse: reuse(inputs, map)?,
             from_pod: false,
             named: !map.data_section && is_file_name(&map.name),
+            entries: entries_of(&inputs.load.map_sizes, map),
+            shown: false,
         });
     }
     Ok(OwnerPlan { objects: vec![planned], links: Vec::new() })
@@ -83,20 +90,32 @@ fn program(inputs: &ManualInputs<'_>, wanted: &ProgramToLoad, pin: PinName) -> R
         Some(declared @ (ProgramKind::Kretprobe | ProgramKind::Uretprobe)) => declared,
         _ => wanted.kind,
     };
-    if !kind.manual() {
-        return Err(PlanError::OnlyInContainers { function, kind });
-    }
     if kind.scope() == Scope::Host && inputs.scope != Scope::Host {
         return Err(PlanError::HostScopeManual { function, kind, who: inputs.who.to_owned() });
     }
     let target = if kind.fixed_at_load() { Some(target(wanted, kind, found)?) } else { None };
-    Ok(PlannedProgram { function, kind, expected_attach_type: attach_type(kind), target, pin })
+    Ok(PlannedProgram { function, kind, expected_attach_type: load_type(kind, found)?, target, pin })
 }
 
-/// The function that a program is loaded for, if loading fixes that.
+/// The `expected_attach_type` for a load by hand: the section's, or that of the kind.
+fn load_type(kind: ProgramKind, found: &ProgramFacts) -> Result<u32, PlanError> {
+    let declared = found.declared.as_ref().is_some_and(|declared| declared.kind().loads_as(kind));
+    match (kind, section_load(&found.section)) {
+        // One load serves both directions, and kernels without tcx.
+        (ProgramKind::Tc | ProgramKind::Tcx, _) => Ok(0),
+        (_, Some(load)) if declared => Ok(load.attach_type),
+        (kind, _) if kind.on_cgroup() && kind != ProgramKind::LsmCgroup && attach_type(kind) == 0 => {
+            Err(no_place(found, "a section that names its attach type, such as cgroup/connect4"))
+        }
+        (kind, _) => Ok(attach_type(kind)),
+    }
+}
+
+/// What a program is loaded for, if loading fixes that.
 fn target(wanted: &ProgramToLoad, kind: ProgramKind, found: &ProgramFacts) -> Result<String, PlanError> {
     match (&wanted.target, &found.declared) {
-        (Some(target), _) | (None, Some(SectionAttach::Function(_, Some(target)))) => Ok(target.clone()),
+        (Some(target), _) => Ok(target.clone()),
+        (None, Some(SectionAttach::Function(_, Some(target)) | SectionAttach::Other(_, Some(target)))) => Ok(target.clone()),
         _ => Err(no_place(found, &format!("{kind}:{}:TARGET", wanted.function))),
     }
 }
@@ -191,6 +210,7 @@ mod tests {
                 })
                 .collect(),
             globals: globals.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+            map_sizes: Vec::new(),
             metadata: BTreeMap::new(),
             map_owner: None,
             attach: Vec::new(),
@@ -226,6 +246,7 @@ mod tests {
             (K::Fentry, "enter", Some("do_open"), K::Fentry, 24, Some("do_open")),
             (K::Lsm, "odd", Some("file_open"), K::Lsm, 27, Some("file_open")),
             (K::Tcx, "odd", None, K::Tcx, 0, None),
+            (K::CgroupSkb, "skb", None, K::CgroupSkb, 1, None),
         ] {
             let plan = plan(&[(kind, function, target)], &[], Scope::Host, None).unwrap();
             let program = &plan.objects[0].programs[0];
@@ -239,7 +260,6 @@ mod tests {
             (K::Xdp, "nope", Scope::Host, "it has count, ret, enter, bare, skb, odd"),
             (K::Tcx, "count", Scope::Host, "is xdp by its section"),
             (K::Fentry, "bare", Scope::Host, "write fentry:bare:TARGET"),
-            (K::CgroupSkb, "skb", Scope::Host, "cgroup_skb programs attach only to containers"),
             (K::Kprobe, "odd", Scope::Container, "the rule of uid 7 does not allow host scope"),
         ] {
             let error = plan(&[(kind, function, None)], &[], scope, None).unwrap_err();

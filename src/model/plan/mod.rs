@@ -12,7 +12,7 @@ mod manual;
 pub use crate::model::plan::manual::{ManualInputs, SharedMaps, manual};
 pub use attach::{foreign_network, no_own_cgroup};
 pub use error::PlanError;
-pub use make::make;
+pub use make::{make, sized};
 
 #[cfg(test)]
 mod tests;
@@ -123,6 +123,17 @@ pub struct PlannedMap {
     pub from_pod: bool,
     /// True if it is also pinned under its own name, for programs that look for it there.
     pub named: bool,
+    /// Its entries by the request, instead of those that the object declares.
+    pub entries: Option<u32>,
+    /// True if the request shows it in the container.
+    pub shown: bool,
+}
+
+impl PlannedMap {
+    /// True if the request is about this map, so that it must be created even if no program uses it.
+    pub fn is_asked(&self) -> bool {
+        self.shown || self.entries.is_some() || self.freeze || self.reuse.is_some() || self.from_pod
+    }
 }
 
 /// One link to create and pin.

@@ -106,6 +106,7 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
             bpffs: BpffsRequest::None,
             on_failure: OnFailure::Stop,
             proxy: None,
+            map_sizes: Vec::new(),
             perhaps_globals: Vec::new(),
         },
         facts: Facts {

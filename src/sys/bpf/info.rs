@@ -1,6 +1,6 @@
 //! Information about BPF objects: BPF_OBJ_GET_INFO_BY_FD.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya_obj::generated::bpf_cmd::BPF_OBJ_GET_INFO_BY_FD;
 use aya_obj::generated::{bpf_btf_info, bpf_link_info, bpf_map_info, bpf_prog_info};
@@ -221,6 +221,29 @@ pub fn btf_kind(object: BorrowedFd<'_>) -> Result<Option<(u32, u32)>, Errno> {
     // SAFETY: the struct's pointers and their sizes are zero.
     unsafe { query(object, &mut info) }?;
     Ok(Some((info.id, info.btf_size)))
+}
+
+/// The BTF of a module of the kernel; None if no module has this name or its BTF is not there. Needs CAP_SYS_ADMIN.
+pub fn module_btf(module: &str) -> Result<Option<OwnedFd>, Errno> {
+    for id in super::ids(super::ObjectKind::Btf)? {
+        let btf = match super::btf_by_id(id) {
+            Ok(btf) => btf,
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(errno),
+        };
+        let mut name = [0_u8; 64];
+        // SAFETY: the struct consists of integers, for which zero is a value.
+        let mut info: bpf_btf_info = unsafe { std::mem::zeroed() };
+        info.name = name.as_mut_ptr() as u64;
+        info.name_len = len(name.len())?;
+        // SAFETY: `name` is writable for `name_len` bytes; the other pointer and its size are zero.
+        unsafe { query(btf.as_fd(), &mut info) }?;
+        let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+        if info.kernel_btf != 0 && &name[..end] == module.as_bytes() {
+            return Ok(Some(btf));
+        }
+    }
+    Ok(None)
 }
 
 /// The bytes of some BTF, of the size that [`btf_kind`] returned.

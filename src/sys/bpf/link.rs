@@ -9,7 +9,7 @@ use aya_obj::generated::bpf_attr;
 use aya_obj::generated::bpf_cmd::{BPF_LINK_CREATE, BPF_PROG_ATTACH, BPF_PROG_DETACH, BPF_RAW_TRACEPOINT_OPEN};
 use rustix::io::Errno;
 
-use super::{call, new_fd, raw, zeroed};
+use super::{call, len, new_fd, raw, zeroed};
 
 /// The target of a link.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +31,73 @@ pub fn link_create(program: BorrowedFd<'_>, target: LinkTarget<'_>, attach_type:
     attr.link_create.attach_type = attach_type;
     attr.link_create.flags = flags;
     // SAFETY: these kinds of links do not have pointer fields.
+    unsafe { new_fd(BPF_LINK_CREATE, &mut attr) }
+}
+
+/// Attaches a netfilter program in the calling thread's network namespace.
+///
+/// # Errors
+/// EBUSY if a program has the same family, hook and priority.
+pub fn netfilter_link(program: BorrowedFd<'_>, family: u32, hook: u32, priority: i32) -> Result<OwnedFd, Errno> {
+    const NETFILTER: u32 = 45;
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
+    attr.link_create.attach_type = NETFILTER;
+    // SAFETY: `attr` is zero in every byte, which is a value of each member, and only this member is used.
+    let fields = unsafe { &mut attr.link_create.__bindgen_anon_3.netfilter };
+    (fields.pf, fields.hooknum, fields.priority) = (family, hook, priority);
+    // SAFETY: the fields of this kind of link are numbers.
+    unsafe { new_fd(BPF_LINK_CREATE, &mut attr) }
+}
+
+/// Attaches a program to kernel functions by their names.
+///
+/// # Errors
+/// ESRCH if one does not exist or cannot be traced, EINVAL before Linux 5.18.
+pub fn kprobe_multi_link(
+    program: BorrowedFd<'_>,
+    attach_type: u32,
+    functions: &[CString],
+    returns: bool,
+) -> Result<OwnedFd, Errno> {
+    let names: Vec<u64> = functions.iter().map(|name| name.as_ptr() as u64).collect();
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
+    attr.link_create.attach_type = attach_type;
+    // SAFETY: `attr` is zero in every byte, which is a value of each member, and only this member is used.
+    let fields = unsafe { &mut attr.link_create.__bindgen_anon_3.kprobe_multi };
+    fields.flags = returns.into();
+    fields.cnt = len(names.len())?;
+    fields.syms = names.as_ptr() as u64;
+    // SAFETY: `syms` has `cnt` pointers to strings that end with a NUL; all outlive the call.
+    unsafe { new_fd(BPF_LINK_CREATE, &mut attr) }
+}
+
+/// Attaches a program to offsets of an open file, for every process that maps it or for one.
+///
+/// # Errors
+/// EINVAL before Linux 6.6, ESRCH if the process is gone.
+pub fn uprobe_multi_link(
+    program: BorrowedFd<'_>,
+    attach_type: u32,
+    file: BorrowedFd<'_>,
+    offsets: &[u64],
+    returns: bool,
+    process: Option<u32>,
+) -> Result<OwnedFd, Errno> {
+    // The kernel takes a path; see `uprobe_event`.
+    let path = CString::new(format!("/proc/self/fd/{}", raw(file))).map_err(|_| Errno::INVAL)?;
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
+    attr.link_create.attach_type = attach_type;
+    // SAFETY: `attr` is zero in every byte, which is a value of each member, and only this member is used.
+    let fields = unsafe { &mut attr.link_create.__bindgen_anon_3.uprobe_multi };
+    fields.path = path.as_ptr() as u64;
+    fields.offsets = offsets.as_ptr() as u64;
+    fields.cnt = len(offsets.len())?;
+    fields.flags = returns.into();
+    fields.pid = process.unwrap_or_default();
+    // SAFETY: `path` ends with a NUL, `offsets` has `cnt` numbers; both outlive the call.
     unsafe { new_fd(BPF_LINK_CREATE, &mut attr) }
 }
 

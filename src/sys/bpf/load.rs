@@ -1,7 +1,7 @@
 //! Loads maps, BTF and programs into the kernel.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use aya_obj::generated::bpf_cmd::{
     BPF_BTF_LOAD, BPF_MAP_CREATE, BPF_MAP_DELETE_ELEM, BPF_MAP_FREEZE, BPF_MAP_GET_NEXT_KEY, BPF_MAP_LOOKUP_ELEM,
@@ -12,6 +12,9 @@ use rustix::io::Errno;
 
 use super::{LongAttr, call, len, new_fd, object_name, raw, zeroed};
 use crate::model::proxy::attr::{map as create, prog};
+
+/// `BPF_F_VTYPE_BTF_OBJ_FD`
+const VALUE_OF_MODULE: u32 = 1 << 15;
 
 /// The BTF types of a map's keys and values.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +44,12 @@ pub struct MapCreate<'a> {
     pub flags: u32,
     /// `map_extra`
     pub extra: u64,
+    /// The NUMA node, if `flags` have BPF_F_NUMA_NODE.
+    pub numa_node: u32,
+    /// Type id of a structure of functions in the kernel's BTF, or in that of a module; 0 for other maps.
+    pub kernel_value: u32,
+    /// The module's BTF.
+    pub module: Option<BorrowedFd<'a>>,
     /// A template for the inner maps of a map of maps.
     pub inner: Option<BorrowedFd<'a>>,
     /// Types of key and value.
@@ -66,6 +75,12 @@ pub fn map_create(map: &MapCreate<'_>) -> Result<OwnedFd, Errno> {
     fields.max_entries = map.max_entries;
     fields.map_flags = map.flags;
     fields.map_extra = map.extra;
+    fields.numa_node = map.numa_node;
+    fields.btf_vmlinux_value_type_id = map.kernel_value;
+    if let Some(module) = map.module {
+        fields.map_flags |= VALUE_OF_MODULE;
+        fields.value_type_btf_obj_fd = raw(module).cast_signed();
+    }
     fields.map_name = object_name(map.name);
     if let Some(inner) = map.inner {
         fields.inner_map_fd = raw(inner);
@@ -214,6 +229,10 @@ pub struct ProgramLoad<'a> {
     pub expected_attach_type: u32,
     /// Type id of the kernel function to attach to, in the kernel's BTF; 0 for none.
     pub attach_btf_id: u32,
+    /// Where `attach_btf_id` is: the BTF of a module, or a program; None for the kernel's own BTF.
+    pub attach_to: Option<BorrowedFd<'a>>,
+    /// Descriptors of the BTF of modules, which calls of kernel functions refer to by index; the first is not used.
+    pub modules: &'a [RawFd],
     /// The `BPF_F_*` flags of programs.
     pub flags: u32,
     /// Instructions of eight bytes each.
@@ -302,6 +321,12 @@ fn program_attr(program: &ProgramLoad<'_>, license: &CStr, log: Option<&mut [u8]
     fields.prog_type = program.program_type;
     fields.expected_attach_type = program.expected_attach_type;
     fields.attach_btf_id = program.attach_btf_id;
+    if let Some(fd) = program.attach_to {
+        fields.__bindgen_anon_1.attach_btf_obj_fd = raw(fd);
+    }
+    if !program.modules.is_empty() {
+        fields.fd_array = program.modules.as_ptr() as u64;
+    }
     fields.prog_flags = program.flags;
     fields.prog_name = object_name(program.name);
     fields.insns = program.instructions.as_ptr() as u64;

@@ -29,15 +29,19 @@ use crate::model::proxy::attr::ATTR_SIZE;
 
 pub use info::{
     LinkInfo, MapInfo, ProgramInfo, attach_function, btf_bytes, btf_kind, id_if_map, is_link, link_info, locked_memory, map_id,
-    map_info, program_id, program_info, program_kind, token_info,
+    map_info, module_btf, program_id, program_info, program_kind, token_info,
 };
-pub use link::{LinkTarget, cgroup_attach, cgroup_detach, link_create, raw_tracepoint_open, trampoline_link};
+pub use link::{
+    LinkTarget, cgroup_attach, cgroup_detach, kprobe_multi_link, link_create, netfilter_link, raw_tracepoint_open,
+    trampoline_link, uprobe_multi_link,
+};
 pub use load::{
     BtfRecords, IndexedLoad, MapCreate, MapTypes, ProgramLoad, ProgramSignature, btf_load, map_create, map_delete, map_freeze,
     map_keys, map_lookup, map_update, program_load, program_load_indexed,
 };
 pub use perf::{
-    ProbeTarget, kprobe_event, own_tracepoint_event, pmu_type, proxied_event, software_event, tracepoint_event, uprobe_event,
+    ProbeTarget, clock_event, kprobe_event, own_tracepoint_event, pmu_type, proxied_event, software_event, tracepoint_event,
+    uprobe_event,
 };
 
 /// The kinds of objects that have ids.
@@ -89,6 +93,14 @@ pub fn program_by_id(id: u32) -> Result<OwnedFd, Errno> {
     attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
     // SAFETY: the command only reads integers of `attr` and returns a new descriptor.
     unsafe { new_fd(BPF_PROG_GET_FD_BY_ID, &mut attr) }
+}
+
+/// Opens the BTF with this id. Needs CAP_SYS_ADMIN.
+fn btf_by_id(id: u32) -> Result<OwnedFd, Errno> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.btf_id = id;
+    // SAFETY: the command only reads integers of `attr` and returns a new descriptor.
+    unsafe { new_fd(BPF_BTF_GET_FD_BY_ID, &mut attr) }
 }
 
 /// Opens the link with this id. ENOENT if it does not exist or is being freed. Needs CAP_SYS_ADMIN.

@@ -63,6 +63,19 @@ pub fn software_event() -> Result<OwnedFd, Errno> {
     open(Attr { flags: EXCLUDE_KERNEL, ..attr }, Some(0))
 }
 
+/// Opens the clock of a processor, which samples whatever runs there some times per second.
+///
+/// # Errors
+/// ENODEV if the processor is offline, EINVAL if it does not exist or the frequency is above
+/// kernel.perf_event_max_sample_rate.
+pub fn clock_event(cpu: u32, frequency: u32) -> Result<OwnedFd, Errno> {
+    const PERF_TYPE_SOFTWARE: u32 = 1;
+    /// `freq` of the bit field in `struct perf_event_attr`: `sample_period` is a frequency.
+    const FREQUENCY: u64 = 1 << 10;
+    let attr = Attr { kind: PERF_TYPE_SOFTWARE, sample_period: frequency.into(), flags: FREQUENCY, ..Attr::default() };
+    open_on(attr, -1, i32::try_from(cpu).map_err(|_| Errno::INVAL)?)
+}
+
 /// The type number of a PMU; None if the kernel does not have it.
 pub fn pmu_type(name: &str) -> Option<u32> {
     fs::read_to_string(format!("/sys/bus/event_source/devices/{name}/type")).ok()?.trim().parse().ok()
@@ -148,13 +161,17 @@ fn set_size(words: &mut [u64; size_of::<Attr>() / 8]) {
 /// PERF_FLAG_FD_CLOEXEC
 const FD_CLOEXEC: libc::c_ulong = 8;
 
-fn open(mut attr: Attr, process: Option<u32>) -> Result<OwnedFd, Errno> {
-    attr.size = size_of::<Attr>() as u32;
+fn open(attr: Attr, process: Option<u32>) -> Result<OwnedFd, Errno> {
     // A single process on every CPU, or every process on CPU 0; see `tracepoint_event`.
     let (pid, cpu) = match process {
         Some(pid) => (libc::pid_t::try_from(pid).map_err(|_| Errno::SRCH)?, -1),
         None => (-1, 0),
     };
+    open_on(attr, pid, cpu)
+}
+
+fn open_on(mut attr: Attr, pid: libc::pid_t, cpu: i32) -> Result<OwnedFd, Errno> {
+    attr.size = size_of::<Attr>() as u32;
     // SAFETY: the kernel reads `size` bytes of `attr`, which is its size, and the NUL-terminated string that a probe's
     // `config1` points to, which the caller keeps alive; the other arguments are integers.
     let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, cpu, -1, FD_CLOEXEC) };

@@ -67,7 +67,7 @@ pub struct LoadedObject {
 impl LoadedObject {
     pub fn map_id(&self, name: &str) -> u32 {
         let n = self.maps.iter().position(|map| map.name == name).unwrap_or_else(|| panic!("no map {name}"));
-        self.ids.maps[n]
+        self.ids.maps[n].unwrap_or_else(|| panic!("map {name} was not created"))
     }
 }
 
@@ -168,6 +168,8 @@ impl Bed {
                 reuse: None,
                 from_pod: false,
                 named: false,
+                entries: None,
+                shown: false,
             })
             .collect();
         let planned = PlannedObject {
@@ -190,7 +192,7 @@ impl Bed {
         assert_eq!((ids.programs.len(), ids.maps.len()), (planned.programs.len(), planned.maps.len()));
         let mut all = self.ids.lock().unwrap();
         all.extend(ids.programs.iter().map(|id| (ObjectKind::Program, *id)));
-        all.extend(ids.maps.iter().map(|id| (ObjectKind::Map, *id)));
+        all.extend(ids.maps.iter().flatten().map(|id| (ObjectKind::Map, *id)));
         // The locations of variables, for reading them back: from the test's own parsing of the symbol table.
         let variables = variables(bytes);
         Ok(LoadedObject { ids, programs: planned.programs, maps: planned.maps, variables })

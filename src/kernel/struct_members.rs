@@ -18,25 +18,22 @@ fn sections<'o>(object: &'o BpfObject<'_>) -> impl Iterator<Item = (usize, &'o s
     sections.filter(|(_, name)| name.trim_start_matches('?').starts_with(".struct_ops"))
 }
 
+/// True if the object has structures of functions.
+pub fn has_structures(object: &BpfObject<'_>) -> bool {
+    sections(object).next().is_some()
+}
+
 /// The names of the variables.
-pub(super) fn structures(object: &BpfObject<'_>) -> Vec<String> {
+pub fn structures(object: &BpfObject<'_>) -> Vec<String> {
     let variables = sections(object).flat_map(|(section, _)| object.elf.symbols_of(section));
     variables.filter(|symbol| symbol.size > 0).map(|symbol| symbol.name.to_owned()).collect()
 }
 
 /// The member that each function is, by section and first instruction of the function. Without the BTF of the kernel, or
 /// if the kernel does not have the structure or the member, its index is not known.
-pub(super) fn members(
-    object: &BpfObject<'_>,
-    kernel: impl FnOnce() -> Option<Vec<u8>>,
-) -> BTreeMap<(usize, usize), StructMember> {
+pub fn members(object: &BpfObject<'_>, kernel: Option<&Btf<'_>>) -> BTreeMap<(usize, usize), StructMember> {
     let mut found = BTreeMap::new();
     let Some((btf, _)) = &object.btf else { return found };
-    if sections(object).next().is_none() {
-        return found;
-    }
-    let kernel = kernel().unwrap_or_default();
-    let kernel = Btf::parse(&kernel).ok();
     for (section, name) in sections(object) {
         let Some(variables) = btf.data_section(name) else { continue };
         for relocation in object.elf.relocations(section) {
@@ -50,7 +47,7 @@ pub(super) fn members(
             let named = |ty: &Type<'_>| btf.name(ty).is_ok_and(|found| found == name);
             let variable = variables.variables().filter_map(|variable| btf.ty(variable.ty).ok()).find(named);
             let Some(variable) = variable.filter(|ty| ty.kind == BtfKind::Var) else { continue };
-            if let Some(member) = member(btf, &variable, offset, kernel.as_ref()) {
+            if let Some(member) = member(btf, &variable, offset, kernel) {
                 found.insert(function, member);
             }
         }
