@@ -82,10 +82,7 @@ impl Source {
             Self::Images => images(paths),
             Self::Presets => words(Preset::ALL.map(|(_, word)| word).to_vec()),
             Self::Types => words(TypeFilter::words().collect()),
-            Self::TypesToLoad => {
-                let kinds = ProgramKind::ALL.iter().filter(|(kind, _)| kind.manual());
-                kinds.map(|(_, word)| (format!("{word}:"), String::new())).collect()
-            }
+            Self::TypesToLoad => ProgramKind::ALL.iter().map(|(_, word)| (format!("{word}:"), String::new())).collect(),
             Self::EventFilters => event_filters(paths, &word),
             Self::Annotations => key_words().map(|word| (format!("{word}="), String::new())).into(),
         };

@@ -54,7 +54,7 @@ impl AnnotationKey {
 }
 
 /// Every key, without the domain.
-pub fn key_words() -> [&'static str; 14] {
+pub fn key_words() -> [&'static str; AnnotationKey::ALL.len()] {
     AnnotationKey::ALL.map(|(_, word)| word)
 }
 
