@@ -44,6 +44,13 @@ const EXAMPLES: &[CommandExamples] = &[
     ("attach fentry", &["bpfman-hook attach 71 fentry"]),
     ("attach fexit", &["bpfman-hook attach 71 fexit"]),
     ("attach lsm", &["bpfman-hook attach 71 lsm"]),
+    (
+        "attach other",
+        &[
+            "bpfman-hook attach 71 other iter:task",
+            "bpfman-hook attach 71 other cgroup_skb attach=egress --cgroup /sys/fs/cgroup/web",
+        ],
+    ),
     ("detach", &["bpfman-hook detach 81 82"]),
     ("unload", &["bpfman-hook unload 71", "bpfman-hook unload --application shop"]),
     (
