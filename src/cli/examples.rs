@@ -66,6 +66,7 @@ const EXAMPLES: &[CommandExamples] = &[
     ("pull", &["bpfman-hook pull ghcr.io/acme/count:v1 ghcr.io/acme/trace:v2"]),
     ("image list", &["bpfman-hook image list"]),
     ("image inspect", &["bpfman-hook image inspect ghcr.io/acme/count:v1", "bpfman-hook image inspect file:/srv/count.bpf.o"]),
+    ("image test", &["bpfman-hook image test ghcr.io/acme/count:v1", "bpfman-hook image test -v file:/srv/count.bpf.o"]),
     (
         "image verify",
         &["bpfman-hook image verify ghcr.io/acme/count:v1", "bpfman-hook image verify --key cosign.pub ghcr.io/acme/count:v1"],
