@@ -145,7 +145,7 @@ fn plan(object: &BpfObject<'_>, functions: &[&str]) -> Result<Vec<PlannedProgram
 /// without a hook, which loading refuses by name.
 fn declared(section: &str) -> (ProgramKind, u32, Option<String>) {
     if let Some(hook) = section.strip_prefix("lsm_cgroup/") {
-        return (ProgramKind::Lsm, LSM_CGROUP, Some(hook.to_owned()));
+        return (ProgramKind::LsmCgroup, LSM_CGROUP, Some(hook.to_owned()));
     }
     match section::declared(section) {
         Some(SectionAttach::Function(ProgramKind::Lsm, hook)) => (ProgramKind::Lsm, LSM_MAC, hook),
@@ -164,7 +164,7 @@ mod tests {
         for (section, expected) in [
             ("lsm/bpf", (ProgramKind::Lsm, LSM_MAC, hook())),
             ("lsm.s/bpf", (ProgramKind::Lsm, LSM_MAC, hook())),
-            ("lsm_cgroup/bpf", (ProgramKind::Lsm, LSM_CGROUP, hook())),
+            ("lsm_cgroup/bpf", (ProgramKind::LsmCgroup, LSM_CGROUP, hook())),
             ("raw_tp/sys_enter", (ProgramKind::RawTracepoint, 0, None)),
             ("xdp", (ProgramKind::Xdp, 0, None)),
         ] {

@@ -68,7 +68,9 @@ fn kernel_functions_are_called_if_the_kernel_has_them() {
 #[test]
 fn kernel_functions_that_are_missing_are_named() {
     let error = refusal(load(&["calls_nowhere"]));
-    assert_eq!(error, "link program calls_nowhere: it calls bpf_nowhere, which this kernel does not have");
+    let remedy = "declare it __weak and ask bpf_ksym_exists() first";
+    let named = "link program calls_nowhere: it calls bpf_nowhere, which this kernel does not have";
+    assert_eq!(error, format!("{named}; {remedy}"));
     let error = refusal(load(&["calls_what_is_absent"]));
     let named = "load program calls_what_is_absent: this kernel has no bpf_no_such_function, which the program uses";
     assert!(error.starts_with(named), "{error}");
