@@ -135,7 +135,7 @@ pub enum KernelError {
         /// What BPF_PROG_LOAD returned.
         errno: Errno,
         /// The verifier's log.
-        log: VerifierLog,
+        log: Box<VerifierLog>,
     },
     /// The program does what only host scope allows: the verifier would accept it with CAP_PERFMON.
     #[error("load program {program}: it needs host scope{}: {}{}", log.at(), log.reason, log.remedy())]
@@ -143,7 +143,7 @@ pub enum KernelError {
         /// The function.
         program: String,
         /// The verifier's log.
-        log: VerifierLog,
+        log: Box<VerifierLog>,
     },
     /// The program requires types that this kernel does not have.
     #[error("load program {program}: this kernel has no {missing}, which the program uses")]
@@ -153,7 +153,7 @@ pub enum KernelError {
         /// The types and members, separated by commas.
         missing: String,
         /// The verifier's log.
-        log: VerifierLog,
+        log: Box<VerifierLog>,
     },
     /// The kernel refused the program without a verifier log.
     #[error("load program {program}: {why}")]

@@ -1,6 +1,7 @@
 //! Which maps and programs a program needs beyond what its instructions name: a map can be given elements by the object,
 //! programs of a program array and maps of a map of maps, which need others in turn.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::kernel::elf::{ElfRelocation, Symbol, SymbolKind};
@@ -86,17 +87,17 @@ impl<'o, 'a> ObjectCode<'o, 'a> {
             if !seen.insert((function.section, function.start)) {
                 continue;
             }
-            if !self.sections.contains_key(&function.section) {
-                let read = (object.instructions(function.section), object.relocations(function.section)?);
-                self.sections.insert(function.section, read);
-            }
-            let (code, relocations) = &self.sections[&function.section];
+            let (code, relocations) = match self.sections.entry(function.section) {
+                Entry::Occupied(read) => read.into_mut(),
+                Entry::Vacant(place) => {
+                    place.insert((object.instructions(function.section), object.relocations(function.section)?))
+                }
+            };
             let mut call = |section: usize, start: i64| {
                 let start = usize::try_from(start).ok();
                 todo.extend(start.and_then(|start| object.functions.get(&(section, start))));
             };
-            for at in function.start..function.start + function.len {
-                let insn = code[at];
+            for (at, insn) in code.iter().enumerate().skip(function.start).take(function.len) {
                 let Some(relocation) = relocations.get(&at) else {
                     if insn.is_call() {
                         call(function.section, at as i64 + i64::from(insn.imm) + 1);

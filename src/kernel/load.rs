@@ -611,7 +611,7 @@ impl PreparedObject<'_> {
         Ok(loaded)
     }
 
-    fn rejected(&self, program: &PreparedProgram<'_>, errno: Errno, log: VerifierLog) -> KernelError {
+    fn rejected(&self, program: &PreparedProgram<'_>, errno: Errno, log: Box<VerifierLog>) -> KernelError {
         let name = program.planned.function.clone();
         if log.is_poisoned() && !program.linked.missing.is_empty() {
             let missing = program.linked.missing.iter().map(String::as_str).collect::<BTreeSet<_>>();
@@ -656,7 +656,7 @@ fn freeze_again(name: &str, map: BorrowedFd<'_>) -> Result<(), KernelError> {
 
 /// The result of the second attempt, with a log.
 enum Explained {
-    Log(VerifierLog),
+    Log(Box<VerifierLog>),
     Silence,
     /// It succeeded this time: the first attempt was interrupted or ran out of memory.
     Loaded(OwnedFd),
@@ -669,7 +669,7 @@ fn explained(load: impl Fn(&mut [u8]) -> Result<OwnedFd, Errno>) -> Explained {
             Ok(fd) => return Explained::Loaded(fd),
             // Old kernels keep the beginning of a log that does not fit, but its end holds the explanation.
             Err(Errno::NOSPC) if size < LOG_SIZES[LOG_SIZES.len() - 1] => {}
-            Err(_) => return VerifierLog::read(&buffer).map_or(Explained::Silence, Explained::Log),
+            Err(_) => return VerifierLog::read(&buffer).map_or(Explained::Silence, |log| Explained::Log(Box::new(log))),
         }
     }
     Explained::Silence

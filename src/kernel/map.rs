@@ -228,7 +228,8 @@ fn from_btf<'a>(elf: &Elf<'a>, index: usize, btf: &Btf<'a>, found: &mut Vec<MapD
         let first = offset.saturating_add(u64::from(values / 8));
         let within = filled[filled.partition_point(|r| r.offset < first)..].iter().take_while(|r| r.offset < end);
         let element = |r: &ElfRelocation| {
-            let index = u32::try_from((r.offset - first) / POINTER).ok().filter(|_| (r.offset - first) % POINTER == 0)?;
+            let index =
+                u32::try_from((r.offset - first) / POINTER).ok().filter(|_| (r.offset - first).is_multiple_of(POINTER))?;
             Some(MapElement { index, symbol: r.symbol, place: r.offset })
         };
         let (elements, wrong) = match within.map(element).collect::<Option<Vec<_>>>() {
