@@ -4,8 +4,9 @@
 //! Kinds and record: `enum bpf_core_relo_kind` and `struct bpf_core_relo` of uapi/linux/bpf.h; what each means:
 //! Linux `Documentation/bpf/llvm_reloc.rst`, "CO-RE Relocations".
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 use crate::kernel::btf::{Btf, BtfError, BtfKind, Type};
@@ -16,7 +17,7 @@ use crate::kernel::core_spec::{
     self, MemberPath, SpecError, enum_step, essential, field_spec, match_fields, same_kind, types_fit,
 };
 use crate::kernel::insn::{self, Insn};
-use crate::kernel::kallsyms::{self, SymbolError};
+use crate::kernel::kallsyms::{SymbolError, Symbols};
 use crate::kernel::modules::{KernelType, Modules};
 use crate::kernel::object::{BpfObject, Function};
 
@@ -69,6 +70,10 @@ pub enum CoreError {
 pub struct CoreTarget<'t> {
     btf: Btf<'t>,
     candidates: RefCell<TypeCandidates>,
+    /// How often a type was looked for by its whole name, and the first one by a hash of kind and name.
+    lookups: Cell<u32>,
+    by_name: OnceCell<HashMap<u64, u32>>,
+    symbols: OnceCell<Symbols>,
     /// The modules of the running kernel; none if the types are those of a file.
     modules: Modules,
 }
@@ -79,7 +84,14 @@ type TypeCandidates = HashMap<(Vec<u8>, u8), Rc<[u32]>>;
 impl<'t> CoreTarget<'t> {
     /// The target types, from the bytes of `/sys/kernel/btf/vmlinux` or of a file in that format.
     pub fn parse(bytes: &'t [u8]) -> Result<Self, BtfError> {
-        Ok(Self { btf: Btf::parse(bytes)?, candidates: RefCell::default(), modules: Modules::none() })
+        Ok(Self {
+            btf: Btf::parse(bytes)?,
+            candidates: RefCell::default(),
+            lookups: Cell::new(0),
+            by_name: OnceCell::new(),
+            symbols: OnceCell::new(),
+            modules: Modules::none(),
+        })
     }
 
     /// The types of the running kernel, and those of its modules where the kernel itself has no type of a name.
@@ -94,12 +106,38 @@ impl<'t> CoreTarget<'t> {
 
     /// The first type with a name and kind: of the kernel, or of a module.
     pub fn find(&self, kind: BtfKind, name: &str) -> Option<KernelType> {
-        let own = self.btf.named(kind, name).map(|ty| KernelType { id: ty.id, module: None });
+        let own = self.named(kind, name).map(|id| KernelType { id, module: None });
         own.or_else(|| {
             self.modules.find(&self.btf, |module, btf| {
                 btf.named(kind, name).map(|ty| KernelType { id: ty.id, module: Some(module.to_owned()) })
             })
         })
+    }
+
+    /// The id of the kernel's own first type with a name and kind. A search costs a millisecond or two; making the index
+    /// costs some of them, and pays off for objects that refer to many functions.
+    fn named(&self, kind: BtfKind, name: &str) -> Option<u32> {
+        const SEARCHES: u32 = 4;
+        self.lookups.set(self.lookups.get().saturating_add(1));
+        if self.lookups.get() <= SEARCHES {
+            return self.btf.named(kind, name).map(|ty| ty.id);
+        }
+        let key = |kind: BtfKind, name: &[u8]| {
+            let mut hasher = DefaultHasher::new();
+            (kind as u8, name).hash(&mut hasher);
+            hasher.finish()
+        };
+        let by_name = self.by_name.get_or_init(|| {
+            let mut by_name = HashMap::new();
+            for ty in self.btf.types() {
+                by_name.entry(key(ty.kind, self.btf.string_bytes(ty.name_offset))).or_insert(ty.id);
+            }
+            by_name
+        });
+        let ty = self.btf.ty(*by_name.get(&key(kind, name.as_bytes()))?).ok()?;
+        let same = ty.kind == kind && self.btf.string_bytes(ty.name_offset) == name.as_bytes();
+        // Two names with one hash are possible, but not likely.
+        if same { Some(ty.id) } else { self.btf.named(kind, name).map(|ty| ty.id) }
     }
 
     /// True if a variable of the kernel has the type that the object declares for it.
@@ -121,7 +159,18 @@ impl<'t> CoreTarget<'t> {
 
     /// The address of a symbol of the running kernel; None if it has none, or if the types are those of a file.
     pub fn address(&self, name: &str) -> Result<Option<u64>, SymbolError> {
-        if self.modules.is_running() { kallsyms::address(name) } else { Ok(None) }
+        if !self.modules.is_running() {
+            return Ok(None);
+        }
+        let symbols = match self.symbols.get() {
+            Some(symbols) => symbols,
+            None => {
+                let read = Symbols::read()
+                    .map_err(|error| SymbolError::Unreadable { name: name.to_owned(), why: error.to_string() })?;
+                self.symbols.get_or_init(|| read)
+            }
+        };
+        symbols.address(name)
     }
 
     /// Adapts one function's instructions, and returns the names that this kernel does not have.
@@ -366,4 +415,24 @@ fn resized(code: u8, bytes: u64) -> Option<u8> {
         _ => return None,
     };
     Some(code & !0x18 | width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_found_by_a_search_and_by_the_index() {
+        let object = BpfObject::parse(include_bytes!("../../tests/bpf/kernel_calls.bpf.o")).unwrap();
+        let types = object.elf.section(".BTF").unwrap().1.data.to_vec();
+        let target = CoreTarget::parse(&types).unwrap();
+        let names: Vec<_> = target.btf().types().map(|ty| (ty.kind, target.btf().string(ty.name_offset).unwrap())).collect();
+        assert!(names.len() > 8);
+        for (kind, name) in names {
+            let searched = target.btf().named(kind, name).map(|ty| ty.id);
+            assert_eq!(target.find(kind, name).map(|found| found.id), searched, "{name}");
+            assert_eq!(target.find(kind, "no such type"), None);
+        }
+        assert!(target.by_name.get().is_some());
+    }
 }

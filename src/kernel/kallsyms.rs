@@ -1,5 +1,6 @@
 //! The kernel's symbols, by /proc/kallsyms.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 
@@ -22,32 +23,55 @@ pub enum SymbolError {
     },
 }
 
-/// The address of a symbol; None if the kernel and its modules do not have it.
-pub fn address(name: &str) -> Result<Option<u64>, SymbolError> {
-    let unreadable = |why: std::io::Error| SymbolError::Unreadable { name: name.to_owned(), why: why.to_string() };
-    let file = File::open("/proc/kallsyms").map_err(unreadable)?;
-    address_in(BufReader::new(file), name).map_err(unreadable)?
+/// Names and addresses, read once: an object can refer to any number of symbols.
+#[derive(Debug)]
+pub struct Symbols(HashMap<String, SymbolAddress>);
+
+/// What the lines of one name say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SymbolAddress {
+    At(u64),
+    Several,
+    Hidden,
 }
 
-fn address_in(file: impl BufRead, name: &str) -> std::io::Result<Result<Option<u64>, SymbolError>> {
-    let mut found = None;
-    for line in file.lines() {
-        let line = line?;
-        let mut words = line.split_ascii_whitespace();
-        let (Some(address), Some(_), Some(symbol)) = (words.next(), words.next(), words.next()) else { continue };
-        if symbol != name {
-            continue;
-        }
-        let Ok(address) = u64::from_str_radix(address, 16) else { continue };
-        if address == 0 && words.next().is_none() {
-            return Ok(Err(SymbolError::Hidden(name.to_owned())));
-        }
-        if found.is_some_and(|other| other != address) {
-            return Ok(Err(SymbolError::Ambiguous(name.to_owned())));
-        }
-        found = Some(address);
+impl Symbols {
+    /// Reads /proc/kallsyms: some 200 000 lines, 20 MiB.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn read() -> std::io::Result<Self> {
+        Self::parse(BufReader::new(File::open("/proc/kallsyms")?))
     }
-    Ok(Ok(found))
+
+    fn parse(file: impl BufRead) -> std::io::Result<Self> {
+        let mut symbols = HashMap::new();
+        for line in file.lines() {
+            let line = line?;
+            let mut words = line.split_ascii_whitespace();
+            let (Some(address), Some(_), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
+            let Ok(address) = u64::from_str_radix(address, 16) else { continue };
+            let new = if address == 0 && words.next().is_none() { SymbolAddress::Hidden } else { SymbolAddress::At(address) };
+            let known = symbols.entry(name.to_owned()).or_insert(new);
+            if *known != new {
+                *known = SymbolAddress::Several;
+            }
+        }
+        Ok(Self(symbols))
+    }
+
+    /// The address of a symbol; None if the kernel and its modules do not have it.
+    ///
+    /// # Errors
+    /// If there are several addresses, or if this process may not see them.
+    pub fn address(&self, name: &str) -> Result<Option<u64>, SymbolError> {
+        match self.0.get(name) {
+            None => Ok(None),
+            Some(SymbolAddress::At(address)) => Ok(Some(*address)),
+            Some(SymbolAddress::Several) => Err(SymbolError::Ambiguous(name.to_owned())),
+            Some(SymbolAddress::Hidden) => Err(SymbolError::Hidden(name.to_owned())),
+        }
+    }
 }
 
 /// What the entries of system calls are called, by architecture.
@@ -82,7 +106,8 @@ mod tests {
     fn addresses_must_be_unique_and_visible() {
         let text = "ffffffff81000000 T _text\nffffffff82000000 D init_task\nffffffff81000010 t twice\nffffffff81000020 t twice\n\
                     ffffffffc0000000 t in_module\t[nf_tables]\n0000000000000000 T hidden\n0000000000000000 A fixed_percpu_data\n";
-        let ask = |name: &str| address_in(text.as_bytes(), name).unwrap();
+        let symbols = Symbols::parse(text.as_bytes()).unwrap();
+        let ask = |name: &str| symbols.address(name);
         assert_eq!(ask("init_task"), Ok(Some(0xffff_ffff_8200_0000)));
         assert_eq!(ask("in_module"), Ok(Some(0xffff_ffff_c000_0000)));
         assert_eq!(ask("none"), Ok(None));
