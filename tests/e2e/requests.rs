@@ -26,7 +26,7 @@ crate::cases![
     a_program_of_another_type,
     a_program_that_does_not_verify,
     a_program_that_reads_kernel_memory,
-    a_type_of_a_later_version,
+    a_type_that_is_not_for_containers,
     an_invalid_priority,
     an_identity_that_cannot_have_signed,
     one_interface_for_two_xdp_programs,
@@ -172,9 +172,9 @@ fn a_program_that_reads_kernel_memory(world: &mut World) {
     }
 }
 
-fn a_type_of_a_later_version(world: &mut World) {
-    let bundle = asking(world, "later", "demo", "sk_lookup:count_packets");
-    world.refused(bundle, 2, &["sk_lookup"]);
+fn a_type_that_is_not_for_containers(world: &mut World) {
+    let bundle = asking(world, "by-hand", "demo", "ext:count_packets");
+    world.refused(bundle, 2, &["ext programs are not attached to containers: load them by hand"]);
 }
 
 fn an_invalid_priority(world: &mut World) {

@@ -18,7 +18,7 @@ answer=$("$here/root.sh") || { status=$?; [ $status != 77 ] || skipped "the pack
 clean=${answer##*$'\n'}
 "$source/tests/setup.sh" rpm docker-registry busybox-static bpftool openssl clang libbpf-dev >&2
 
-answer=$("$source/tests/lab/suite.sh" --tree docker trixie docker.io docker-cli runc jq bash coreutils grep sed util-linux mount procps iptables) &&
+answer=$("$source/tests/lab/docker/packages.sh" trixie) &&
   docker_root=${answer##*$'\n'} || docker_root=
 # What engine() takes; a suite that cannot be had is said there.
 for suite in trixie sid; do "$source/tests/lab/suite.sh" "$suite" cosign >/dev/null || true; done

@@ -27,15 +27,15 @@ pub struct Docker {
     daemon: Running,
 }
 
-/// The wrapper of runc that docs/operations.md shows, with the hooks of a lab.
+/// The wrapper of runc that docs/quickstart/docker.md shows, with the hooks of a lab.
 fn wrapper(lab: &Lab) -> String {
-    let page = include_str!("../../docs/operations.md");
-    let begin = page.find("    #!/usr/bin/python3\n    # Adds").unwrap_or_else(|| harness!("the wrapper is not in the page"));
-    let lines = page[begin..].lines().take_while(|line| line.is_empty() || line.starts_with("    "));
-    let text: String = lines.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
-    let root = lab.root().display().to_string();
-    text.replace("/usr/local/bin/bpfman-hook", BINARY)
-        .replace("\"hook\", stage]", &format!("\"hook\", stage, \"--root\", \"{root}\"]"))
+    let page = include_str!("../../docs/quickstart/docker.md");
+    let text = page.split_once("<<'SCRIPT'\n").and_then(|(_, rest)| rest.split_once("\nSCRIPT\n"));
+    let (text, _) = text.unwrap_or_else(|| harness!("the wrapper is not in the page"));
+    let args = format!("\"hook\", ., \"--root\", \"{}\"]", lab.root().display());
+    let ours = text.replace("/usr/bin/bpfman-hook", BINARY).replace("\"hook\", .]", &args);
+    assert!(ours.contains(BINARY) && ours.contains(&args), "harness: {text}");
+    ours + "\n"
 }
 
 impl Docker {

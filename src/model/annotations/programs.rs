@@ -86,7 +86,7 @@ fn parse_entry(entry: &ListEntry, image: Option<&Reference>) -> Result<ProgramRe
 
 fn parse_attach(kind: ProgramKind, head: &Word, target: Option<&str>, options: &Options) -> Result<AttachRequest, LexError> {
     if !kind.supported() {
-        return Err(head.fault(format!("{kind} programs are not attached to containers: load it by hand")));
+        return Err(head.fault(format!("{kind} programs are not attached to containers: load them by hand")));
     }
     let takes_target = !(kind.on_netns() || kind.on_cgroup());
     if let (false, Some(_)) = (takes_target, target) {
@@ -554,7 +554,7 @@ mod tests {
             ),
             ("uprobe:a:libc symbol=malloc pid=7", 1, 29, "pid must be any or init, not \"7\""),
             ("uprobe:a:libc offset=-1", 1, 15, "offset must be a number of bytes, not \"-1\""),
-            ("syscall:a", 1, 1, "syscall programs are not attached to containers: load it by hand"),
+            ("syscall:a", 1, 1, "syscall programs are not attached to containers: load them by hand"),
             ("netfilter:a pf=ipv5", 1, 13, "pf must be ipv4 or ipv6, not \"ipv5\""),
             ("netfilter:a:x", 1, 1, "netfilter takes no target; write pf= and hook= after it"),
             ("iter:a:task/x", 1, 1, "the target of iter is not a name that it can have"),
