@@ -119,6 +119,6 @@ bpfman-hook token explain --scope | grep '^xdp *container ' || fail "$(bpfman-ho
 bpfman-hook uninstall --guard
 is "the guard's unit after uninstall" "$(systemctl is-active bpfman-hook-guard.service || true)" inactive
 is "the guard after uninstall" "$(said_by bpfman-hook guard status)" "the guard is not in force"
-finding | grep '^ok .*not installed$' || fail "$(finding)"
+finding | grep '^absent .*not installed$' || fail "$(finding)"
 is "files of its unit" "$(find /etc /usr/local -name 'bpfman-hook-guard*' | wc -l)" 0
 echo "all is as it should be"
