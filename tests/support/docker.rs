@@ -70,6 +70,7 @@ impl Docker {
              for part in /proc /sys /dev {lab} {binaries}; do mkdir -p $r$part; mount --rbind $part $r$part; done
              mount -t tmpfs -o mode=0755 lab $r/run
              mkdir -p $r/var $r/mnt; ln -sfn ../run $r/var/run
+             [ -e $r/usr/bin/sh ] || ln -s bash $r/usr/bin/sh
              ip link set lo up
              cd $r; pivot_root . mnt
              exec dockerd --data-root $d/data --iptables=false --ip6tables=false --bridge=none \\
