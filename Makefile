@@ -133,7 +133,8 @@ test-containerd: root
 # fetch them says so and goes on.
 test-vm: build
 	of() { $(CARGO) test $(FLAGS) --test "$$1" --no-run --message-format=json | sed -n "s|.*\"executable\":\"\([^\"]*/$$1-[^\"]*\)\".*|\1|p"; }; \
-	tests/vm/suite.sh "$$(of privileged)" "$$(of service)" $(BINARY) $(KERNELS) || { status=$$?; [ $$status = 77 ] || exit $$status; }
+	tests/vm/suite.sh "$$(of privileged)" "$$(of service)" $(BINARY) $(KERNELS) || { status=$$?; [ $$status = 77 ] || exit $$status; }; \
+	tests/vm/containers.sh "$$(of e2e)" "$$(of containerd)" 7.2 || { status=$$?; [ $$status = 77 ] || exit $$status; }
 	tests/vm/systemd.sh $(BINARY) || { status=$$?; [ $$status = 77 ] || exit $$status; }
 	tests/vm/tracing.sh $(BINARY) 6.12 7.2 || { status=$$?; [ $$status = 77 ] || exit $$status; }
 

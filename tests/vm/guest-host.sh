@@ -10,6 +10,8 @@ while [ "$1" != -- ]; do
 	shift
 done
 shift
+# This machine's file system has no modules of the guest's kernel.
+modprobe veth
 mkdir /new /layer
 mount -t tmpfs layer /layer
 mkdir /layer/upper /layer/work
