@@ -17,7 +17,7 @@ pub enum GateCommand {
     Unload,
     /// Say whether the gate is in force, and which executables called that are not listed
     Status(Formatted),
-    /// Enable fs-verity on files, which nobody can change then, and print their digests
+    /// Enable fs-verity on files, which cannot be changed then, and print their digests
     Seal(GateSealArgs),
 }
 

@@ -43,7 +43,7 @@ const CGROUPS: &str = "cgroups";
 const COUNTS: &str = "counts";
 /// Map and pin: executables that are not listed.
 const UNLISTED: &str = "unlisted";
-/// Every map. `verdicts` needs no pin, but nobody may write it.
+/// Every map. `verdicts` needs no pin, but no process may write it.
 const MAPS: [&str; 6] = [SETTINGS, EXECUTABLES, CGROUPS, COUNTS, UNLISTED, "verdicts"];
 /// The list of the host.
 const HOST: u64 = 0;
@@ -332,7 +332,7 @@ fn attach(pins: &Path, signed: bool, taken: [(&'static str, Option<OwnedFd>); 2]
     Ok(())
 }
 
-/// Writes the rules. Whoever is on the list before and after is never refused in between.
+/// Writes the rules. An executable that is on the list before and after is never refused in between.
 fn give(pins: &Path, rules: &GateRules, own: &[ExecutableDigest]) -> Result<(), KernelError> {
     let [list, settings, cgroups] = [EXECUTABLES, SETTINGS, CGROUPS].map(|name| open(pins, name));
     let (list, settings, cgroups) = (list?, settings?, cgroups?);

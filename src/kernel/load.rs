@@ -430,7 +430,7 @@ impl PreparedObject<'_> {
             match self.make_map(*index, btf) {
                 Ok(map) => drop(maps.insert(*index, map)),
                 Err(error) if self.needed.contains(index) => return Err(error),
-                // No loaded program uses it, and nobody asked for it.
+                // No loaded program uses it, and no request names it.
                 Err(error) => tracing::debug!(map = self.object.maps[*index].name, %error, "a map is not created"),
             }
         }

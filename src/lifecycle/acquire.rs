@@ -255,7 +255,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             foreign_cgroups: container.foreign_cgroups(),
         })?;
         // A token passes the loader's capabilities on to the verifier: with one of these, programs may read kernel
-        // memory. The guard refuses both by a token, whoever has them.
+        // memory. The guard refuses both by a token, to every process.
         if !guarded {
             let can_have = Capability::ALL.into_iter().filter(|c| container.config.can_have(*c) != Allowed::No);
             admission.check_capabilities(can_have.map(Capability::name))?;

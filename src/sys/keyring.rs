@@ -13,11 +13,11 @@ const SETPERM: libc::c_int = 5;
 const DESCRIBE: libc::c_int = 6;
 const LINK: libc::c_int = 8;
 const RESTRICT: libc::c_int = 29;
-/// View, read and search, for who possesses the keyring and for its user: nobody may add, remove or clear keys.
+/// View, read and search, for a process that possesses the keyring and for its user: no process may add, remove or clear keys.
 const READ_ONLY: u32 = 0x0b0b_0000;
 
 /// Makes a keyring of certificates (X.509, DER) below the calling user's keyring, where it stays until the next boot, and
-/// returns its serial number. Nobody can add a key to it. One of the same name that was there is replaced.
+/// returns its serial number. No key can be added to it. One of the same name that was there is replaced.
 ///
 /// # Errors
 /// EBADMSG if a certificate is malformed, ENOPKG or ENOENT if the kernel has no algorithm for its key, EKEYREJECTED if it is on the

@@ -1,4 +1,4 @@
-//! fs-verity: files whose contents the kernel checks against a digest at each read, and that nobody can change any more.
+//! fs-verity: files whose contents the kernel checks against a digest at each read, and that cannot be changed any more.
 //! Layout: uapi/linux/fsverity.h.
 
 use std::fs::File;

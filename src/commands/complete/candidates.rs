@@ -17,7 +17,7 @@ use crate::paths::Paths;
 use crate::store::Store;
 use crate::sys::clock;
 
-/// More candidates than this help nobody, and reading them takes time.
+/// More candidates than this are of no use, and reading them takes time.
 const MOST: usize = 500;
 
 /// Where the candidates of an argument come from.

@@ -185,7 +185,7 @@ impl PullLines {
         Self { lines, count, running: Arc::default(), terminal }
     }
 
-    /// The same images, which report what arrives if somebody sees it.
+    /// The same images, which report what arrives if a terminal shows it.
     fn watched(&self, images: LinuxImages) -> LinuxImages {
         let running = Arc::clone(&self.running);
         let watch = PullWatch(Arc::new(move |image, arrived, announced| {

@@ -142,7 +142,7 @@ impl Cache {
         if !matches!(reader.blob(&digest)?, Blob::Whole(_)) {
             let path = self.blob_path(&digest);
             write_whole_alone(&path, bytes, 0o600).map_err(|source| self.failed(source))?;
-            // Where the file system can, nobody changes it any more. A failure changes nothing.
+            // Where the file system can, it cannot be changed any more. A failure changes nothing.
             _ = std::fs::File::open(&path).map(|blob| verity::enable(&blob));
         }
         Ok(digest)
