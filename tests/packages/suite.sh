@@ -82,12 +82,15 @@ objects() { for kind in prog map link; do bpftool "$kind" show | sed -n "s/^\([0
 # in_root COMMAND...: there, as root, in the directory where the user's files are.
 in_root() { env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 COSIGN_PASSWORD= DEBIAN_FRONTEND=noninteractive chroot "$root" sh -c 'cd /root && exec "$@"' sh "$@"; }
 unmount() { awk -v root="$root" '$2 == root || index($2, root "/") == 1 { print $2 }' /proc/mounts | sort -r | while read -r point; do umount -l "$(printf '%b' "$point")"; done; }
-remove() {
-  [ -z "$registry" ] || kill "$registry" 2>/dev/null || true
-  # Processes that were started there, and only those.
+# Processes that were started there, and only those. Once the root is unmounted they cannot be told from others.
+end_processes() {
   for process in /proc/[0-9]*; do
     [ "$(readlink "$process/root")" != "$root" ] || kill -KILL "${process#/proc/}" 2>/dev/null || true
   done
+}
+remove() {
+  [ -z "$registry" ] || kill "$registry" 2>/dev/null || true
+  end_processes
   [ ! -d "$root" ] || unmount
   rm -rf --one-file-system "$place"
 }
@@ -97,7 +100,7 @@ remove
 
 # fresh: a root in which nothing of ours is.
 fresh() {
-  if [ -d "$root" ]; then unmount; rm -rf --one-file-system "$root" "$place/upper" "$place/work"; fi
+  if [ -d "$root" ]; then end_processes; unmount; rm -rf --one-file-system "$root" "$place/upper" "$place/work"; fi
   mkdir -p "$root" "$place/upper" "$place/work"
   chmod 755 "$place" "$place/upper"
   # A mount point: podman makes the mounts below its / private.
